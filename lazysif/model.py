@@ -1,0 +1,185 @@
+"""The values that travel between the rooms, and the seams (protocols) that the rooms meet at.
+
+Nothing here does anything. Ranges are half-open `[start, stop)` in bytes of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NewType, Protocol
+
+InodeNumber = NewType("InodeNumber", int)
+ImageId = NewType("ImageId", str)
+"""32 hexadecimal digits; equal ids are equal bytes, whatever the name (`core.identity.image_id`)."""
+Digest = NewType("Digest", bytes)
+"""The 32 bytes of BLAKE3 over a block's plain content."""
+Buffer = bytes | memoryview
+"""Read-only content of a block or a part of one."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ByteRange:
+    """Bytes `[start, stop)` of an image; never empty."""
+
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.stop:
+            raise ValueError(f"not a range: [{self.start}, {self.stop})")
+
+    @property
+    def length(self) -> int:
+        return self.stop - self.start
+
+
+class ValidatorKind(StrEnum):
+    """What says "same version", strongest first (design section 4)."""
+
+    DIGEST = "digest"
+    GENERATION = "generation"
+    ETAG = "etag"
+    LAST_MODIFIED = "last-modified"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Validator:
+    """The mark of one version of an image, as its origin gives it.
+
+    `value` is the header's text: a strong ETag with its quotes, or an HTTP date. With `NONE` it is a nonce made
+    for one whole download, so that two of them are never taken for one version.
+    """
+
+    kind: ValidatorKind
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a registry says that the bytes of a name are.
+
+    Args:
+        url: to be asked for ranges; may be signed, so it is never shown to people.
+        origin: the same without userinfo and query: identity and what people see.
+    """
+
+    url: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One version of a SIF file (or of any other file under a remote)."""
+
+    id: ImageId
+    remote: str
+    path: str
+    location: Location
+    size_bytes: int
+    validator: Validator
+    ranges: bool = True
+    """False where the origin answers 200 to a ranged request: read by one whole download."""
+    modified_s: int = 0
+    """Last-Modified as seconds since 1970, 0 if the origin does not say."""
+
+    @property
+    def name(self) -> str:
+        """What a user types below the mountpoint."""
+        return f"{self.remote}/{self.path}" if self.remote else self.path
+
+
+class EntryKind(StrEnum):
+    FILE = "file"
+    DIRECTORY = "directory"
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryEntry:
+    """One line of a directory listing: a decoded single path component."""
+
+    name: str
+    kind: EntryKind
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A GET, in words that every transport understands.
+
+    Args:
+        url: absolute, http or https.
+        headers: sent as they are; `Range` and `Accept-Encoding: identity` are added by the transport.
+        byte_range: None asks for the whole.
+        stall_s: longest silence between two pieces of the answer.
+        total_s: longest time for the whole answer, body included.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    byte_range: ByteRange | None = None
+    stall_s: float = 20.0
+    total_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerHead:
+    """Status line and headers of the final answer, after redirects.
+
+    Args:
+        url: where the answer came from in the end, without userinfo and query.
+        headers: names in lower case; a repeated header keeps all its values joined by ", ".
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    url: str
+
+
+class Answer(Protocol):
+    """An answer whose head has arrived and whose body is still to be read."""
+
+    @property
+    def head(self) -> AnswerHead: ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives, undecoded.
+
+        Raises:
+            SourceUnavailable: reset, stall, or a body that ends before its Content-Length.
+        """
+        ...
+
+
+class Transport(Protocol):
+    """Sends GETs of one remote, with its credentials, to hosts that may see them."""
+
+    def send(self, request: Request) -> AbstractAsyncContextManager[Answer]:
+        """Follow redirects (credentials stay at their origin) and yield the final answer, whatever its status.
+
+        Leaving the block before the body is read closes the connection.
+
+        Raises:
+            SourceUnavailable: no connection, no name, TLS handshake broken off, reset, stall before the head.
+            SourceProtocolError: certificate refused, redirect loop, an answer that is not HTTP.
+        """
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class Registry(Protocol):
+    """Turns the path of a name below its remote into a location, and lists directories where its kind can."""
+
+    async def locate(self, path: str) -> Location:
+        """Raises: NoSuchEntry, AccessDenied, SourceError."""
+        ...
+
+    async def list(self, path: str) -> tuple[DirectoryEntry, ...] | None:
+        """Entries of the directory `path` ("" is the remote's own), or None where the origin gives no listing.
+
+        Raises: AccessDenied is an answer too (None); SourceError where the origin cannot be asked.
+        """
+        ...
