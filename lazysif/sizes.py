@@ -1,8 +1,7 @@
 """Sizes in bytes as people write them: "200GiB", "1.5TB", "4096", "64k", "5%". Pure.
 
-KiB, MiB, ... are powers of 1024; kB, MB, ... are powers of 1000 (IEC 80000-13). A bare letter ("64k", "10G")
-means the power of 1024, as in dd(1), mount(8) and squid.conf. Case is not looked at, so "KB" is 1000 and "kib"
-is 1024.
+KiB, MiB, ... are powers of 1024; kB, MB, ... are powers of 1000 (IEC 80000-13). A bare letter ("64k",
+"10G") means the power of 1024, as in dd(1), mount(8) and squid.conf. Case is not looked at.
 """
 
 from __future__ import annotations

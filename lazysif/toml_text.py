@@ -10,8 +10,8 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 KeyPath = tuple[str, ...]
 
 
-def _only_path(text: str) -> KeyPath:
-    """The one chain of keys in a line of TOML; () where there is none."""
+def only_path(text: str) -> KeyPath:
+    """The one chain of keys in a line of TOML (`a."b c" = 0`, `[a.b]`); () where there is none."""
     try:
         value: object = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError):
@@ -35,10 +35,10 @@ def key_lines(text: str) -> dict[KeyPath, int]:
     table: KeyPath = ()
     for number, line in enumerate(text.splitlines(), 1):
         if line.lstrip().startswith("["):
-            table = _only_path(line) or table
+            table = only_path(line) or table
             lines.setdefault(table, number)
         elif "=" in line and not line.lstrip().startswith("#"):
-            key = _only_path(line.partition("=")[0] + "= 0")
+            key = only_path(line.partition("=")[0] + "= 0")
             if key:
                 lines.setdefault(table + key, number)
     return lines

@@ -1,0 +1,399 @@
+"""The configuration: what is in force, typed, and how it is read, checked, overlaid and shown.
+
+Secrets are never part of it: it holds the names of their files, and `config_values.read_secret` reads them
+where they are used. A URL may hold a signature in its query, so `repr` and `render` leave the query out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from lazysif import config_values as values
+from lazysif import toml_text
+from lazysif.errors import ConfigError
+from lazysif.sizes import ShareOrSize, exact_size
+from lazysif.toml_text import KeyPath
+
+# A year: longer is a slip of the pen, and `inf` breaks JSON in `status`.
+Span = Annotated[float, msgspec.Meta(gt=0, le=31_536_000)]
+SpanOrNone = Annotated[float, msgspec.Meta(ge=0, le=31_536_000)]
+
+
+def _default_dir(system: str, variable: str, home: str) -> Path:
+    if os.geteuid() == 0:
+        return Path(system)
+    base = os.environ.get(variable, "")
+    return (Path(base) if base.startswith("/") else Path.home() / home) / "lazysif"
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the file; the fields are its keys."""
+
+
+class CacheConfig(_Table, frozen=True, kw_only=True):
+    """[cache]: the block cache on this node's disk, and the memory tier above it."""
+
+    dir: Path = msgspec.field(
+        default_factory=lambda: _default_dir("/var/cache/lazysif", "XDG_CACHE_HOME", ".cache")
+    )
+    size: ShareOrSize = ShareOrSize(share=Fraction(1, 2))
+    min_free: ShareOrSize = ShareOrSize(share=Fraction(1, 20))
+    block_size: int = 128 * 1024
+    memory: int = 64 * 1024 * 1024
+
+
+class StateConfig(_Table, frozen=True, kw_only=True):
+    """[state]: what must outlive a restart (inode numbers, sockets, the log)."""
+
+    dir: Path = msgspec.field(
+        default_factory=lambda: _default_dir("/var/lib/lazysif", "XDG_STATE_HOME", ".local/state")
+    )
+
+
+class LogConfig(_Table, frozen=True, kw_only=True):
+    """[log]. `file` None: standard error in the foreground, STATE/lazysif.log in the background."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    file: Path | None = None
+
+
+class MountConfig(_Table, frozen=True, kw_only=True):
+    """[mount]. Only root may give `allow_other` without an entry in /etc/fuse.conf."""
+
+    options: tuple[str, ...] = msgspec.field(
+        default_factory=lambda: ("allow_other",) if os.geteuid() == 0 else ()
+    )
+
+
+class LimitsConfig(_Table, frozen=True, kw_only=True):
+    """[limits]. Timeouts in seconds, for one request of the kernel; `connections` for each remote."""
+
+    read_timeout: Span = 60.0
+    lookup_timeout: Span = 20.0
+    connections: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 16
+
+
+class RemoteConfig(_Table, frozen=True, kw_only=True):
+    """[remote.NAME]: one top-level directory; spans in seconds. `name` is "" in source mode."""
+
+    name: str = ""
+    kind: Literal["http"]
+    url: str
+    revalidate: SpanOrNone = 60.0
+    negative: SpanOrNone = 5.0
+    listing: Literal["auto", "off"] = "auto"
+    whole_file: Literal["spool", "refuse"] = "spool"
+    ca_file: Path | None = None
+    username: str | None = None
+    password_file: Path | None = None
+    token_file: Path | None = None
+    owner: str = msgspec.field(default_factory=lambda: str(os.geteuid()))
+    group: str = msgspec.field(default_factory=lambda: str(os.getegid()))
+    mode: int = 0o555
+    stall_timeout: Span = 20.0
+    whole_file_timeout: Span = 600.0
+
+    @property
+    def uid(self) -> int:
+        return values.uid_of(self.owner)
+
+    @property
+    def gid(self) -> int:
+        return values.gid_of(self.group)
+
+    @property
+    def directory_mode(self) -> int:
+        """`mode` with x where r is set; files have no more than `mode`."""
+        return self.mode | (self.mode & 0o444) >> 2
+
+    @property
+    def shown_url(self) -> str:
+        """The URL for people: a query may be a signature."""
+        return self.url.partition("?")[0]
+
+    def __repr__(self) -> str:
+        return f"RemoteConfig(name={self.name!r}, kind={self.kind!r}, url={self.shown_url!r})"
+
+
+class Config(_Table, frozen=True, kw_only=True):
+    """All of it. In source mode there is one remote, named "", and it is the mount's root."""
+
+    cache: CacheConfig = msgspec.field(default_factory=CacheConfig)
+    state: StateConfig = msgspec.field(default_factory=StateConfig)
+    log: LogConfig = msgspec.field(default_factory=LogConfig)
+    mount: MountConfig = msgspec.field(default_factory=MountConfig)
+    limits: LimitsConfig = msgspec.field(default_factory=LimitsConfig)
+    remotes: tuple[RemoteConfig, ...] = ()
+
+    @property
+    def source_mode(self) -> bool:
+        return len(self.remotes) == 1 and self.remotes[0].name == ""
+
+
+_T = TypeVar("_T", bound=_Table)
+Problem = tuple[KeyPath, str]
+
+_TABLES: dict[str, type[_Table]] = {
+    "cache": CacheConfig,
+    "state": StateConfig,
+    "log": LogConfig,
+    "mount": MountConfig,
+    "limits": LimitsConfig,
+}
+# Keys that are more than a number or one of a few words; all others are checked by their annotation.
+_PARSERS: dict[type[_Table], dict[str, Callable[[object], object]]] = {
+    CacheConfig: {
+        "dir": values.path,
+        "size": values.cache_size,
+        "min_free": values.share_or_size,
+        "block_size": values.block_size,
+        "memory": values.size,
+    },
+    StateConfig: {"dir": values.path},
+    LogConfig: {"file": values.optional_path},
+    MountConfig: {"options": values.mount_options},
+    RemoteConfig: {
+        "url": values.url,
+        "ca_file": values.readable_file,
+        "username": values.username,
+        "password_file": values.secret_file,
+        "token_file": values.secret_file,
+        "owner": values.owner,
+        "group": values.group,
+        "mode": values.mode,
+    },
+}
+
+
+def _plain(kind: Any, given: object, *, strict: bool) -> object:
+    """A number or one of a few words, as the annotation says. Raises: ValueError."""
+    words = getattr(kind, "__args__", ()) if getattr(kind, "__origin__", None) is Literal else ()
+    if words:
+        if given not in words:
+            known = ", ".join(f'"{word}"' for word in words)
+            raise ValueError(f"{given!r} is not known{values.near(str(given), words)}: write one of {known}")
+        return given
+    try:
+        return msgspec.convert(given, kind, strict=strict)
+    except msgspec.ValidationError as error:
+        text = str(error).replace("`", "").replace("float", "number").replace("int", "whole number")
+        raise ValueError(f"{text[0].lower()}{text[1:]}; found {given!r}") from None
+
+
+def _credential_problems(given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    user, password, token = (given.get(key) for key in ("username", "password_file", "token_file"))
+    if token and (user or password):
+        yield "token_file", "a token and a user name contradict each other: leave one of them out"
+    elif user and not password:
+        yield "username", "a user name needs a password: name its file in password_file"
+    elif password and not user:
+        yield "password_file", "a password needs its user: write username"
+
+
+def _table(
+    kind: type[_T],
+    path: KeyPath,
+    given: object,
+    found: list[Problem],
+    *,
+    base: _T | None = None,
+    name: str = "",
+) -> _T | None:
+    """One table as a struct, over `base` if there is one; None and entries in `found` where it is wrong."""
+    if not isinstance(given, Mapping):
+        found.append((path, f"this is a table: write [{toml_text.dotted(path)}] on a line of its own"))
+        return None
+    fields = {field.name: field for field in msgspec.structs.fields(kind) if field.name != "name"}
+    built: dict[str, object] = {}
+    problems: list[Problem] = []
+    for key, value in given.items():
+        if key not in fields:
+            problems.append(((*path, key), f"unknown key{values.near(key, fields) or ': leave it out'}"))
+            continue
+        parse = _PARSERS.get(kind, {}).get(key)
+        try:
+            built[key] = parse(value) if parse else _plain(fields[key].type, value, strict=base is None)
+        except ValueError as error:
+            problems.append(((*path, key), str(error)))
+    if base is not None:
+        built = {**msgspec.structs.asdict(base), **built}
+    elif kind is RemoteConfig:
+        built["name"] = name
+    if kind is RemoteConfig:
+        problems += [((*path, key), text) for key, text in _credential_problems({**given, **built})]
+    for field in fields.values():
+        if field.required and field.name not in built and field.name not in given:
+            problems.append(
+                ((*path, field.name), f'missing: write {field.name} = "..." below the table\'s head')
+            )
+    found += problems
+    return None if problems else kind(**built)
+
+
+def _config(given: Mapping[str, object], found: list[Problem]) -> Config:
+    """Everything that can be read of a file's content; what cannot is in `found` and left at its default."""
+    built: dict[str, Any] = {}
+    remotes: list[RemoteConfig] = []
+    for key, value in given.items():
+        if key in _TABLES:
+            built[key] = _table(_TABLES[key], (key,), value, found)
+        elif key != "remote":
+            found.append(
+                ((key,), f"unknown table{values.near(key, [*_TABLES, 'remote']) or ': leave it out'}")
+            )
+    named = given.get("remote", {})
+    if not isinstance(named, Mapping) or not named:
+        found.append(
+            (("remote",), "no remote, so nothing could be mounted: write [remote.NAME] with kind and url")
+        )
+        named = {}
+    for name, value in named.items():
+        try:
+            values.remote_name(name)
+        except ValueError as error:
+            found.append((("remote", name), str(error)))
+        remote = _table(RemoteConfig, ("remote", name), value, found, name=name)
+        remotes += [remote] if remote else []
+    return Config(remotes=tuple(remotes), **{key: table for key, table in built.items() if table})
+
+
+def _read(path: Path) -> tuple[Config, list[str]]:
+    """The file's configuration, and a line for each problem, in the order of the file."""
+    try:
+        text = path.read_bytes().decode()
+        given = tomllib.loads(text)
+    except OSError as error:
+        return Config(), [f"{path}: cannot be read: {error.strerror}"]
+    except UnicodeDecodeError as error:
+        return Config(), [f"{path}: not UTF-8 text (byte {error.start}): save it as UTF-8"]
+    except tomllib.TOMLDecodeError as error:
+        # tomllib says the place in words: "Cannot declare ('remote', 'a') twice (at line 7, column 10)".
+        place = re.search(r" \(at line (\d+), column \d+\)$", str(error))
+        what = str(error)[: place.start()] if place else str(error)
+        return Config(), [f"{path}{f':{place[1]}' if place else ''}: not TOML: {what[0].lower()}{what[1:]}"]
+    except RecursionError:
+        return Config(), [f"{path}: not TOML: nested too deeply"]
+    found: list[Problem] = []
+    config = _config(given, found)
+    lines = toml_text.key_lines(text)
+    placed = [(toml_text.nearest_line(lines, where), where, what) for where, what in found]
+    placed.sort(key=lambda problem: problem[0] or 0)
+    return config, [
+        f"{path}{f':{line}' if line else ''}: {toml_text.dotted(where)}: {what}"
+        for line, where, what in placed
+    ]
+
+
+def check_config(path: str | Path) -> list[str]:
+    """All that is wrong with a configuration file, one line each; an empty list says that it can be used."""
+    return _read(Path(path))[1]
+
+
+def load_config(path: str | Path) -> Config:
+    """The configuration in a file.
+
+    Raises:
+        ConfigError: with the first of the lines that `check_config` gives, and the count of the others.
+    """
+    config, problems = _read(Path(path))
+    _raise_first(problems)
+    return config
+
+
+def _raise_first(problems: list[str]) -> None:
+    if problems:
+        others = len(problems) - 1
+        raise ConfigError(problems[0], hint=f"and {others} more: lazysif config check" if others else "")
+
+
+def config_for_source(url: str, settings: Mapping[str, object] | None = None) -> Config:
+    """The configuration of `lazysif mount URL`: one remote that is the mount's root.
+
+    Args:
+        settings: other keys of the remote, as they would stand in its table; None is "not given".
+
+    Raises:
+        ConfigError: the URL or a setting cannot be meant.
+    """
+    found: list[Problem] = []
+    given: dict[str, object] = {"kind": "http", "url": url}
+    given |= {key: value for key, value in (settings or {}).items() if value is not None}
+    remote = _table(RemoteConfig, ("remote",), given, found)
+    _raise_first([f"{toml_text.dotted(where[1:])}: {what}" for where, what in found])
+    return Config(remotes=(remote,) if remote else ())
+
+
+def with_overrides(config: Config, settings: Mapping[str, object]) -> Config:
+    """`config` with some keys set anew, from the command line.
+
+    Args:
+        settings: dotted keys as in the file ("cache.size", "remote.shub.url"); numbers may come as text, and
+            None is "not given".
+
+    Raises:
+        ConfigError: a key that is not there, or a value that cannot be meant.
+    """
+    tables: dict[KeyPath, dict[str, object]] = {}
+    found: list[Problem] = []
+    for dotted, value in settings.items():
+        if value is None:
+            continue
+        path = toml_text.only_path(f"{dotted} = 0") or (dotted,)
+        tables.setdefault(path[:-1], {})[path[-1]] = value
+    replaced: dict[KeyPath, Any] = {}
+    olds: dict[KeyPath, _Table] = {(key,): getattr(config, key) for key in _TABLES}
+    olds |= {("remote", remote.name): remote for remote in config.remotes}
+    for path, given in tables.items():
+        if path in olds:
+            replaced[path] = _table(type(olds[path]), path, given, found, base=olds[path])
+        else:
+            known = [toml_text.dotted(old) for old in olds]
+            shown = toml_text.dotted(path)
+            found += [((*path, key), f"no table of that name{values.near(shown, known)}") for key in given]
+    _raise_first([f"{toml_text.dotted(where)}: {what}" for where, what in found])
+    return msgspec.structs.replace(
+        config,
+        **{key: replaced[(key,)] for key in _TABLES if (key,) in replaced},
+        remotes=tuple(replaced.get(("remote", remote.name), remote) for remote in config.remotes),
+    )
+
+
+def _shown(table: _Table, key: str, value: object) -> str | int | float | tuple[str, ...]:
+    if isinstance(value, Path | ShareOrSize):
+        return str(value)
+    if isinstance(table, CacheConfig) and isinstance(value, int):
+        return exact_size(value)
+    if key == "mode" and isinstance(value, int):
+        return f"{value:04o}"
+    assert isinstance(value, str | int | float | tuple)
+    return value
+
+
+def _section(head: str, table: _Table) -> Iterator[str]:
+    yield f"[{head}]"
+    for key, value in msgspec.structs.asdict(table).items():
+        if value is None or key == "name":
+            continue
+        if isinstance(table, RemoteConfig) and key == "url" and table.shown_url != table.url:
+            yield f"url = {toml_text.rendered(table.shown_url)}  # and a query, not shown"
+            continue
+        yield f"{key} = {toml_text.rendered(_shown(table, key, value))}"
+    yield ""
+
+
+def render(config: Config) -> str:
+    """TOML of what is in force, for `config show`: names of secret files, no secrets, no query of a URL."""
+    lines: list[str] = []
+    for key in _TABLES:
+        lines += _section(key, getattr(config, key))
+    for remote in config.remotes:
+        lines += _section(toml_text.dotted(("remote", remote.name)), remote)
+    return "\n".join(lines)

@@ -1,0 +1,250 @@
+"""What single values of the configuration may be, and the reading of secrets.
+
+Each parser takes what tomllib (or the command line) gave and returns the value in force, or raises ValueError
+with a text for people: what is wrong and what to write instead. No text repeats a URL: it may hold a secret.
+"""
+
+from __future__ import annotations
+
+import difflib
+import grp
+import os
+import pwd
+import re
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from lazysif.errors import ConfigError
+from lazysif.sizes import ShareOrSize, format_size, parse_share_or_size, parse_size
+
+SMALLEST_BLOCK, LARGEST_BLOCK = 4 * 1024, 8 * 1024 * 1024
+# A password or token is a line; a key file or an image named by mistake is not read into memory.
+_LONGEST_SECRET = 64 * 1024
+_URL_SCHEMES = ("http", "https")
+_REMOTE_NAME = re.compile(r"[^\W.][\w.+@-]*")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not text: put it in quotes")
+    return value
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """ " (did you mean "x"?)" for the known word that is nearest, or ""."""
+    found = difflib.get_close_matches(word, list(known), 1)
+    return f' (did you mean "{found[0]}"?)' if found else ""
+
+
+def _size_text(value: object) -> str:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
+
+
+def size(value: object) -> int:
+    """Bytes: 4096 or "64MiB"."""
+    return parse_size(_size_text(value))
+
+
+def share_or_size(value: object) -> ShareOrSize:
+    """A share of the file system ("5%") or bytes."""
+    return parse_share_or_size(_size_text(value))
+
+
+def cache_size(value: object) -> ShareOrSize:
+    """As `share_or_size`, more than nothing."""
+    parsed = share_or_size(value)
+    if not (parsed.share or parsed.size_bytes):
+        raise ValueError('a cache of no bytes holds nothing: write a size as "20GiB" or "50%"')
+    return parsed
+
+
+def block_size(value: object) -> int:
+    """A power of two from 4 KiB to 8 MiB."""
+    parsed = size(value)
+    if not SMALLEST_BLOCK <= parsed <= LARGEST_BLOCK or parsed & (parsed - 1):
+        raise ValueError(f'{format_size(parsed)} is not a power of two from 4 KiB to 8 MiB: write "128KiB"')
+    return parsed
+
+
+def path(value: object) -> Path:
+    """An absolute path; `~` is the home directory."""
+    text = _text(value)
+    if "\0" in text:
+        raise ValueError("a path cannot hold a NUL character")
+    try:
+        parsed = Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f'the home directory in "{text}" is not known: write the whole path') from None
+    if not parsed.is_absolute():
+        raise ValueError(f'"{text}" is not an absolute path: start it with /')
+    return parsed
+
+
+def optional_path(value: object) -> Path | None:
+    """As `path`; "" stands for none."""
+    return None if value == "" else path(value)
+
+
+def _file_status(parsed: Path) -> os.stat_result:
+    try:
+        status = parsed.stat()
+    except OSError as error:
+        raise ValueError(f"{parsed} cannot be used: {error.strerror}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{parsed} is not a file")
+    return status
+
+
+def readable_file(value: object) -> Path:
+    """The path of a file that this process can read."""
+    parsed = path(value)
+    _file_status(parsed)
+    if not os.access(parsed, os.R_OK):
+        raise ValueError(f"{parsed} cannot be read by the user that runs this")
+    return parsed
+
+
+def _refuse_shared(parsed: Path, status: os.stat_result) -> None:
+    if status.st_mode & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
+        raise ValueError(f"{parsed} has mode {mode:04o}, so others can get at the secret: chmod 600 {parsed}")
+
+
+def secret_file(value: object) -> Path:
+    """The path of a file that only its owner can read; the content stays where it is."""
+    parsed = path(value)
+    _refuse_shared(parsed, _file_status(parsed))
+    return parsed
+
+
+def read_secret(file: str | Path) -> str:
+    """The password or token in `file`: one line of UTF-8, without its line end.
+
+    Raises:
+        ConfigError: missing, open to group or world, empty, or more than one line.
+    """
+    try:
+        with open(path(str(file)), "rb") as opened:
+            # Asked of the open file: between a stat of the name and an open, the name can change.
+            _refuse_shared(Path(file), os.fstat(opened.fileno()))
+            text = opened.read(_LONGEST_SECRET + 1).decode().rstrip("\r\n")
+    except OSError as error:
+        raise ConfigError(f"secret file {file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        # "from None": the error itself quotes the bytes.
+        raise ConfigError(f"secret file {file} is not UTF-8 text") from None
+    except ValueError as error:
+        raise ConfigError(f"secret file: {error}") from None
+    if not text or len(text) >= _LONGEST_SECRET or not text.isprintable():
+        raise ConfigError(f"secret file {file} does not hold one line of text")
+    return text
+
+
+def url(value: object) -> str:
+    """An http or https URL without userinfo and fragment; a query (a signature) is kept."""
+    text = _text(value)
+    if not text.isprintable() or " " in text or "\\" in text:
+        raise ValueError(
+            "spaces, backslashes and control characters cannot stand in a URL: percent-encode them"
+        )
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"not a URL: {error}") from None
+    if "@" in parts.netloc:
+        raise ValueError("the URL holds a user name: write username, and put the password in password_file")
+    if "://" not in text:
+        raise ValueError("the URL has no scheme: start it with https:// or http://")
+    if parts.scheme not in _URL_SCHEMES:
+        raise ValueError(f'a URL of scheme "{parts.scheme}" cannot be read: write https:// or http://')
+    if not host:
+        raise ValueError("the URL names no host")
+    if parts.fragment:
+        raise ValueError("the URL has a fragment (#...), which no server sees: leave it out")
+    return text
+
+
+def mode(value: object) -> int:
+    """Permission bits of files, written in octal: "0555"; without write bits, as nothing can be written."""
+    text = _text(value)
+    if not re.fullmatch(r"(0o)?[0-7]{3,4}", text):
+        raise ValueError(f'"{text}" is not an octal mode: write "0555" or "0440"')
+    bits = int(text, 8)
+    if bits & ~0o555:
+        raise ValueError(
+            f'"{text}" has write or special bits, and images are read-only: write "0555" or "0440"'
+        )
+    return bits
+
+
+def owner(value: object) -> str:
+    """A user's name or number."""
+    text = str(value) if isinstance(value, int) else _text(value)
+    uid_of(text)
+    return text
+
+
+def group(value: object) -> str:
+    """A group's name or number."""
+    text = str(value) if isinstance(value, int) else _text(value)
+    gid_of(text)
+    return text
+
+
+def _number(text: str) -> int | None:
+    # 2**32 - 1 is "no id" to the kernel.
+    return int(text) if re.fullmatch(r"[0-9]{1,10}", text) and int(text) < 2**32 - 1 else None
+
+
+def uid_of(name: str) -> int:
+    """The number of a user. Raises: ValueError where the node knows none of that name."""
+    number = _number(name)
+    if number is not None:
+        return number
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except (KeyError, ValueError):
+        raise ValueError(
+            f'this node knows no user "{name}": write a name or a number that it knows'
+        ) from None
+
+
+def gid_of(name: str) -> int:
+    """The number of a group. Raises: ValueError where the node knows none of that name."""
+    number = _number(name)
+    if number is not None:
+        return number
+    try:
+        return grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError):
+        raise ValueError(
+            f'this node knows no group "{name}": write a name or a number that it knows'
+        ) from None
+
+
+def remote_name(name: str) -> str:
+    """A directory's name: letters, digits, `_`, and behind the first also `.`, `+`, `@`, `-`."""
+    if not _REMOTE_NAME.fullmatch(name) or len(name.encode()) > 255:
+        raise ValueError(f'"{name}" cannot name a directory: use letters, digits, "_", "-" and "."')
+    return name
+
+
+def mount_options(value: object) -> tuple[str, ...]:
+    """Options of the FUSE mount, one a string."""
+    if isinstance(value, str) or not isinstance(value, list | tuple):
+        raise ValueError('not a list: write ["allow_other"]')
+    for option in value:
+        if not re.fullmatch(r"[A-Za-z_]+(=[^\s,]+)?", _text(option)):
+            raise ValueError(f'"{option}" is not one mount option: write ["allow_other", "fsname=x"]')
+    return tuple(value)
+
+
+def username(value: object) -> str:
+    """A user name for Basic authentication: no colon (RFC 7617 section 2), no control characters."""
+    text = _text(value)
+    if not text or ":" in text or not text.isprintable():
+        raise ValueError("a user name cannot be empty and cannot hold a colon or control characters")
+    return text
