@@ -1,0 +1,110 @@
+"""Names from the kernel, and the URLs that they stand for. Pure.
+
+A name is one path component; a path is names joined by "/", "" the remote's own directory. What cannot be
+written in a listing or a log without harm has no name here: it answers ENOENT.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from urllib.parse import SplitResult, quote, urlsplit
+
+# NAME_MAX of Linux, and of the FUSE protocol (1024) no less.
+LONGEST_NAME_BYTES = 255
+IMAGE_SUFFIXES = (".sif", ".simg", ".img", ".sqsh", ".squashfs", ".sqfs", ".ext3")
+# Cc: controls with DEL and C1; Cs: lone surrogates; Zl, Zp: line separators, which split log lines.
+_REFUSED_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# Unicode Bidi_Control (PropList.txt): they make a terminal show another name than the one that is there.
+_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# RFC 3986 section 2.3 needs no encoding; of the other pchar only those that no server, proxy or signer treats
+# specially. "+" is a space to some object stores, ";" starts parameters in some servers.
+_SAFE = "-._~@:,="
+# A base URL is taken as its author wrote it, percent-encodings included.
+_SAFE_IN_BASE = "/%-._~@:,=!$&'()*+;"
+_PORTS = {"http": 80, "https": 443}
+
+
+def decode_name(raw: bytes) -> str | None:
+    """The name in the kernel's bytes; None where no image or directory can have it.
+
+    Refused: "", ".", "..", "/", control characters, line separators and bidirectional controls, bytes that
+    are not UTF-8 (surrogates included), more than 255 bytes.
+    """
+    if raw in (b"", b".", b"..") or len(raw) > LONGEST_NAME_BYTES:
+        return None
+    try:
+        name = raw.decode()
+    except UnicodeDecodeError:
+        return None
+    if "/" in name or any(_is_refused(character) for character in name):
+        return None
+    return name
+
+
+def _is_refused(character: str) -> bool:
+    return unicodedata.category(character) in _REFUSED_CATEGORIES or character in _BIDI_CONTROLS
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` is what `decode_name` may give."""
+    return decode_name(text.encode(errors="surrogatepass")) == text
+
+
+def join_url(base_url: str, path: str) -> str:
+    """The URL of `path` below `base_url`.
+
+    Each component is percent-encoded, so that none can leave the base's path or start a query. The base's
+    query (a signature) comes behind the path; its fragment is dropped. A path that is "" or ends in "/" gives
+    the directory's URL, with a trailing slash.
+
+    Raises:
+        ValueError: a component that is no name (see `decode_name`), or a base that is not an absolute URL.
+    """
+    base = urlsplit(base_url)
+    if not base.scheme or not base.netloc:
+        raise ValueError("the base is not an absolute URL")
+    names = path.removesuffix("/").split("/") if path else []
+    if not all(is_name(name) for name in names):
+        raise ValueError(f"not a path of names: {path!r}")
+    below = "".join("/" + quote(name, safe=_SAFE) for name in names)
+    directory = "/" if not path or path.endswith("/") else ""
+    joined = quote(base.path, safe=_SAFE_IN_BASE).rstrip("/") + below + directory
+    return base._replace(path=joined, fragment="").geturl()
+
+
+def has_image_suffix(name: str) -> bool:
+    """Whether a file of that name is likely an image, by the endings that Apptainer and its users give."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _host_and_port(parts: SplitResult) -> str:
+    """Lower case, without userinfo, without the scheme's own port."""
+    netloc = parts.netloc.rpartition("@")[2].lower()
+    port = _PORTS.get(parts.scheme)
+    return netloc.removesuffix(f":{port}").removesuffix(":")
+
+
+def origin_of(url: str) -> str:
+    """`url` without userinfo, query and fragment: identity, and what people see.
+
+    Scheme and host come in lower case, without the scheme's own port. Never raises, as errors are made with
+    it: what cannot be split is "(not a URL)".
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(not a URL)"
+    return SplitResult(parts.scheme, _host_and_port(parts), parts.path, "", "").geturl()
+
+
+def same_origin(a: str, b: str) -> bool:
+    """Whether credentials for one may go to the other: scheme, host and effective port (RFC 6454 section 4).
+
+    False for anything that is not an http or https URL.
+    """
+    try:
+        first, second = urlsplit(a), urlsplit(b)
+        origins = [(p.scheme, p.hostname, p.port or _PORTS.get(p.scheme, 0)) for p in (first, second)]
+    except ValueError:
+        return False
+    return origins[0] == origins[1] and first.scheme in _PORTS and bool(first.hostname)
