@@ -127,6 +127,7 @@ class Nginx:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the caller
             )
         try:
             self._synchronize()

@@ -4,9 +4,9 @@
         ...  # talk to shaper.url
 
 It runs as a process of its own (`python -m bench.shaper`), so it takes no time from the caller's interpreter,
-and it ends when its standard input does, so it cannot outlive the caller. Each direction is late by half a round
-trip; a new connection costs one more round trip before its first byte, as a TCP handshake would. Loss and slow
-start are not modelled.
+and it ends when its standard input does, so it cannot outlive the caller. Each direction is late by half a
+round trip; a new connection costs one more round trip before its first byte, as a TCP handshake would. Loss
+and slow start are not modelled.
 """
 
 from __future__ import annotations
@@ -153,6 +153,7 @@ class Shaper:
                 cwd=Path(__file__).parent.parent,
                 pass_fds=[listener.fileno()],
                 stdin=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for the caller
             )  # fmt: skip
         return self
 

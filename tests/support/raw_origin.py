@@ -21,10 +21,11 @@ from dataclasses import dataclass, field
 from email.utils import formatdate, parsedate_to_datetime
 from http import HTTPStatus
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 from urllib.parse import quote, unquote
 
-import trustme
+if TYPE_CHECKING:
+    import trustme
 
 EPOCH_S = 1_700_000_000
 """Last-Modified of a path's first content; each replacement is an hour later, whatever the clock says."""
@@ -216,7 +217,7 @@ class RawOrigin:
         self.delay_s = delay_s
         self.listing = listing
         self.closing = threading.Event()
-        self.ca = trustme.CA() if tls else None
+        self.ca: trustme.CA | None = None
         self._script = deque(script)
         self._contents: dict[str, Content] = {}
         self._generation = 0
@@ -226,7 +227,10 @@ class RawOrigin:
         self._connection_count = 0
         self._threads: list[threading.Thread] = []
         self._tls: ssl.SSLContext | None = None
-        if self.ca is not None:
+        if tls:
+            import trustme  # only tests have it; the demonstration uses this origin without TLS
+
+            self.ca = trustme.CA()
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self.ca.issue_cert("127.0.0.1", "localhost").configure_cert(self._tls)
         for path, data in (files or {}).items():
