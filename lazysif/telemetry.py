@@ -32,6 +32,7 @@ class Counters:
     cache_write_errors: int = 0
     cache_read_errors: int = 0
     cache_dropped_writes: int = 0
+    cache_set_aside: int = 0
     frames_quarantined: int = 0
     frames_evicted: int = 0
     table_records_refused: int = 0

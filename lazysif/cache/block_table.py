@@ -1,0 +1,360 @@
+"""Block tables: (image, block index) → digest, for images whose digests are learned at first fetch.
+
+One file an image, `tables-v1/<image id>-<count>.table`, all in records of 40 bytes:
+
+    record 0     magic and version 8, count 8 (little-endian), image id 16, first 8 bytes of BLAKE3 over
+    these 32 record 1+i   digest 32, binding 8: first 8 bytes of BLAKE3 over (image id, i, digest), lowest
+    bit of byte 0 set
+
+The binding makes a record believable only in its own place: damaged, swapped or foreign records are
+refused, which is a miss. Losing a table costs refetches, never correctness, so nothing is synced. A record
+of zeros is an unknown block; because of the bit that is always set, one byte of each record says at C
+speed how many are known.
+
+A table belongs to the trio thread. Only `read_records` and `write_job`, which touch the disk, run elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from blake3 import blake3
+
+from lazysif.cache.directory import prepare_directory
+from lazysif.model import Digest, ImageId
+from lazysif.telemetry import Counters
+
+TABLES = "tables-v1"
+UNUSED_S = 90 * 86400.0
+"""A table not opened for this long is deleted: long after its frames were evicted on any busy node."""
+MAGIC = b"LZSTBL\0\x01"
+RECORD_BYTES = 40
+_DIGEST_BYTES = 32
+_HEADER = struct.Struct("<8sQ16s")
+_INDEX = struct.Struct("<Q")
+_EMPTY = bytes(RECORD_BYTES)
+_UNKNOWN, _CLAIMED, _PROVEN = 0, 1, 2
+_CLAIMS = bytes([_UNKNOWN]) + bytes([_CLAIMED]) * 255
+_IMAGE_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class TableJob:
+    """Records to be written to one file: what a thread needs, and nothing that changes under it."""
+
+    table: BlockTable
+    path: Path
+    header: bytes
+    size_bytes: int
+    fresh: bool
+    runs: list[tuple[int, bytes]]
+
+
+class BlockTable:
+    """Digests of the blocks of one image.
+
+    Args:
+        image_id: 32 hexadecimal digits.
+        count: of blocks.
+        path: its file.
+        records: what the file held (`read_records`), or None to start empty.
+        counters: where refused records are counted.
+        on_dirty: called when there is something to write again.
+    """
+
+    def __init__(
+        self,
+        image_id: ImageId,
+        count: int,
+        path: Path,
+        records: bytearray | None,
+        counters: Counters,
+        on_dirty: Callable[[BlockTable], None],
+    ) -> None:
+        self.image_id = image_id
+        self.count = count
+        self.path = path
+        self._image = bytes.fromhex(image_id)
+        self._counters = counters
+        self._on_dirty = on_dirty
+        self._fresh = records is None
+        self._records = records if records is not None else bytearray(count * RECORD_BYTES)
+        self._state = bytearray(self._records[_DIGEST_BYTES::RECORD_BYTES].translate(_CLAIMS))
+        self._known = count - self._state.count(_UNKNOWN)
+        self._dirty: set[int] = set()
+
+    def __repr__(self) -> str:
+        return f"<BlockTable {self.image_id} {self._known} of {self.count} blocks>"
+
+    @property
+    def known(self) -> int:
+        """How many blocks have a digest; records that are still to be refused count until they are asked
+        for."""
+        return self._known
+
+    def known_indices(self) -> list[int]:
+        """Indices of the blocks that `known` counts, rising."""
+        return [index for index, state in enumerate(self._state) if state]
+
+    def get(self, index: int) -> Digest | None:
+        """The digest of a block, or None where it is not known or its record is refused.
+
+        Raises:
+            IndexError: no such block.
+        """
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        start = index * RECORD_BYTES
+        if self._state[index] == _PROVEN:
+            return Digest(bytes(self._records[start : start + _DIGEST_BYTES]))
+        record = bytes(self._records[start : start + RECORD_BYTES])
+        if record == _EMPTY:
+            return None
+        digest = Digest(record[:_DIGEST_BYTES])
+        if record[_DIGEST_BYTES:] != self._binding(index, digest):
+            self._counters.table_records_refused += 1
+            self.forget(index)
+            return None
+        self._known += self._state[index] == _UNKNOWN
+        self._state[index] = _PROVEN
+        return digest
+
+    def set(self, index: int, digest: Digest) -> None:
+        """Note a block's digest, to be written later.
+
+        Raises:
+            IndexError: no such block.
+            ValueError: not a digest.
+        """
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        if len(digest) != _DIGEST_BYTES:
+            raise ValueError("a digest has 32 bytes")
+        if self._state[index] == _PROVEN and self.get(index) == digest:
+            return
+        self._put(index, digest + self._binding(index, digest), _PROVEN)
+
+    def forget(self, index: int) -> None:
+        """Make a block unknown again.
+
+        Raises:
+            IndexError: no such block.
+        """
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        self._put(index, _EMPTY, _UNKNOWN)
+
+    def take_dirty(self) -> TableJob | None:
+        """What is to be written, which then counts as written; None where nothing is."""
+        if not self._dirty:
+            return None
+        runs = [
+            (run.start, bytes(self._records[run.start * RECORD_BYTES : run.stop * RECORD_BYTES]))
+            for run in _runs(sorted(self._dirty))
+        ]
+        job = TableJob(self, self.path, self._header(), RECORD_BYTES * (1 + self.count), self._fresh, runs)
+        self._dirty.clear()
+        self._fresh = False
+        return job
+
+    def give_back(self, job: TableJob, *, all_records: bool) -> None:
+        """Mark as dirty again what could not be written; `all_records` where the file holds nothing any
+        more."""
+        if all_records:
+            self._fresh = True
+            self._dirty.update(self.known_indices())
+        self._fresh = self._fresh or job.fresh
+        for start, records in job.runs:
+            self._dirty.update(range(start, start + len(records) // RECORD_BYTES))
+        self._on_dirty(self)
+
+    def _put(self, index: int, record: bytes, state: int) -> None:
+        start = index * RECORD_BYTES
+        self._records[start : start + RECORD_BYTES] = record
+        self._known += (state != _UNKNOWN) - (self._state[index] != _UNKNOWN)
+        self._state[index] = state
+        if not self._dirty:
+            self._on_dirty(self)
+        self._dirty.add(index)
+
+    def _binding(self, index: int, digest: Digest) -> bytes:
+        check = blake3(self._image + _INDEX.pack(index) + digest).digest(8)
+        return bytes([check[0] | 1]) + check[1:]
+
+    def _header(self) -> bytes:
+        return _header(self.image_id, self.count)
+
+
+class BlockTables:
+    """All block tables of a cache directory. A table stays in memory while somebody holds it or it is
+    unwritten.
+
+    Args:
+        directory: of the cache; the tables lie in `tables-v1` below it.
+        counters: where refused records are counted.
+    """
+
+    def __init__(self, directory: Path, counters: Counters | None = None) -> None:
+        self.directory = directory / TABLES
+        self._counters = counters if counters is not None else Counters()
+        self._tables: WeakValueDictionary[Path, BlockTable] = WeakValueDictionary()
+        self._unwritten: dict[Path, BlockTable] = {}
+
+    def prepare(self) -> None:
+        """Make the directory. Blocking. Raises: LocalDirectoryError, OSError."""
+        prepare_directory(self.directory)
+
+    def open(self, image_id: ImageId, count: int) -> BlockTable:
+        """The table of an image, empty where there is none to be believed. Blocks on the disk for a new one.
+
+        Raises:
+            ValueError: not an image id.
+        """
+        table = self.opened(image_id, count)
+        return table or self.adopt(image_id, count, read_records(self.path(image_id, count), image_id, count))
+
+    def path(self, image_id: ImageId, count: int) -> Path:
+        """The file of a table. Raises: ValueError for what is not an image id."""
+        if not _IMAGE_ID.fullmatch(image_id):
+            raise ValueError(f"not an image id: {image_id!r}")
+        return self.directory / f"{image_id}-{count}.table"
+
+    def opened(self, image_id: ImageId, count: int) -> BlockTable | None:
+        """The table, if it is in memory. Raises: ValueError."""
+        return self._tables.get(self.path(image_id, count))
+
+    def adopt(self, image_id: ImageId, count: int, records: bytearray | None) -> BlockTable:
+        """The table with what `read_records` found, unless it was opened meanwhile. Raises: ValueError."""
+        path = self.path(image_id, count)
+        table = self._tables.get(path)
+        if table is None:
+            table = BlockTable(image_id, count, path, records, self._counters, self._note_dirty)
+            self._tables[path] = table
+        return table
+
+    def take_dirty(self) -> list[TableJob]:
+        """What is to be written, of all tables."""
+        jobs = [job for table in self._unwritten.values() if (job := table.take_dirty())]
+        self._unwritten.clear()
+        return jobs
+
+    def flush(self) -> None:
+        """Write all dirty records. Blocking.
+
+        Raises:
+            OSError: a table could not be written; its records stay dirty.
+        """
+        error: OSError | None = None
+        for job in self.take_dirty():
+            try:
+                intact = write_job(job)
+            except OSError as failure:
+                error = failure
+                job.table.give_back(job, all_records=False)
+            else:
+                if not intact:
+                    job.table.give_back(job, all_records=True)
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """Write all dirty records as far as the disk takes them. Blocking, never raises."""
+        try:
+            self.flush()
+        except OSError:
+            pass  # refetched some day
+
+    def delete_unused(self, now_s: float | None = None) -> int:
+        """Delete the files of tables not opened for `UNUSED_S`; returns how many. Blocking, never raises."""
+        limit = (time.time() if now_s is None else now_s) - UNUSED_S
+        deleted = 0
+        try:
+            for entry in os.scandir(self.directory):
+                if (
+                    entry.is_file(follow_symlinks=False)
+                    and entry.stat(follow_symlinks=False).st_mtime < limit
+                ):
+                    os.unlink(entry.path)
+                    deleted += 1
+        except OSError:
+            pass  # a sick disk keeps its old tables
+        return deleted
+
+    def _note_dirty(self, table: BlockTable) -> None:
+        self._unwritten[table.path] = table
+
+
+def read_records(path: Path, image_id: ImageId, count: int) -> bytearray | None:
+    """The records of a table's file, or None where it is missing or its header or size are not as they
+    must be.
+
+    Blocking; never raises. The file counts as used today.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            size = RECORD_BYTES * (1 + count)
+            if os.fstat(file.fileno()).st_size != size or file.read(RECORD_BYTES) != _header(image_id, count):
+                return None
+            records = bytearray(size - RECORD_BYTES)
+            filled = file.readinto(records)
+            _mark_used(file.fileno())
+    except OSError:
+        return None
+    return records if filled == len(records) else None
+
+
+def write_job(job: TableJob) -> bool:
+    """Write records to their file; False where the file was not there, so that all records must be written
+    again.
+
+    Blocking.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_TRUNC if job.fresh else 0)
+    fd = os.open(job.path, flags, 0o600)
+    try:
+        intact = job.fresh or os.fstat(fd).st_size == job.size_bytes
+        if not intact:
+            os.ftruncate(fd, 0)
+        os.ftruncate(fd, job.size_bytes)
+        for start, records in [(-1, job.header), *job.runs]:
+            _write_at(fd, records, (1 + start) * RECORD_BYTES)
+    finally:
+        os.close(fd)
+    return intact
+
+
+def _write_at(fd: int, content: bytes, offset: int) -> None:
+    while content:
+        written = os.pwrite(fd, content, offset)
+        content, offset = content[written:], offset + written
+
+
+def _mark_used(fd: int) -> None:
+    try:
+        os.utime(fd)
+    except OSError:
+        pass  # a read-only disk
+
+
+def _header(image_id: ImageId, count: int) -> bytes:
+    fields = _HEADER.pack(MAGIC, count, bytes.fromhex(image_id))
+    return fields + blake3(fields).digest(8)
+
+
+def _runs(indices: list[int]) -> Iterator[range]:
+    """Runs of neighbours in a rising list."""
+    start = 0
+    for i in range(1, len(indices) + 1):
+        if i == len(indices) or indices[i] != indices[i - 1] + 1:
+            yield range(indices[start], indices[i - 1] + 1)
+            start = i

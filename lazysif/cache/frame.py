@@ -1,0 +1,106 @@
+"""One block as it lies on disk: a frame says for itself what it is, and is believed only after checking.
+
+    0   magic and version   8 bytes  "LZSFRM\\0\\x01"
+    8   codec               1 byte   0 plain, 1 zstd; 3 bytes of zeros follow
+    12  plain length        4 bytes  little-endian, as all numbers here
+    16  payload length      4 bytes
+    20  digest             32 bytes  BLAKE3 of the plain content: the key that it is stored under
+    52  CRC-32              4 bytes  of bytes 0 to 51
+    56  payload
+
+Nothing here touches the disk. Both functions may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import zstandard
+from blake3 import blake3
+
+from lazysif.model import Buffer, Digest
+
+MAGIC = b"LZSFRM\0\x01"
+LARGEST_BLOCK = 64 * 2**20
+PLAIN, ZSTD = 0, 1
+ZSTD_LEVEL = 1
+"""Squashfs payload is compressed already; level 1 gives up on 128 KiB of it in 18 µs, so it is always
+tried."""
+DIGEST_BYTES = 32
+
+_FIELDS = struct.Struct("<8sB3sII32s")
+_CRC = struct.Struct("<I")
+HEADER_BYTES = _FIELDS.size + _CRC.size
+LARGEST_FRAME = HEADER_BYTES + LARGEST_BLOCK
+_PADDING = bytes(3)
+
+
+class DamagedFrame(Exception):
+    """What lies under this key is not the frame that was written there; never leaves the cache."""
+
+
+def encode(digest: Digest, data: Buffer) -> bytes:
+    """Wrap a block's content, compressed where that saves at least a twentieth.
+
+    Raises:
+        ValueError: more than `LARGEST_BLOCK` bytes, or a digest that is not 32 bytes long.
+    """
+    plain_bytes = len(data)
+    if plain_bytes > LARGEST_BLOCK or len(digest) != DIGEST_BYTES:
+        raise ValueError(f"not a block: {plain_bytes} bytes, digest of {len(digest)} bytes")
+    packed = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(data)
+    codec, payload = (ZSTD, packed) if len(packed) <= plain_bytes - plain_bytes // 20 - 1 else (PLAIN, data)
+    fields = _FIELDS.pack(MAGIC, codec, _PADDING, plain_bytes, len(payload), digest)
+    return b"".join((fields, _CRC.pack(zlib.crc32(fields)), payload))
+
+
+def decode(frame: bytes, digest: Digest) -> memoryview:
+    """Unwrap a frame and prove that it holds the content of `digest`; the plain codec is not copied.
+
+    Raises:
+        DamagedFrame: anything else; its text says what.
+    """
+    codec, plain_bytes = _read_header(frame, digest)
+    payload = memoryview(frame)[HEADER_BYTES:]
+    content = payload if codec == PLAIN else _decompress(payload, plain_bytes)
+    if len(content) != plain_bytes:
+        raise DamagedFrame("content has another length than its header says")
+    if blake3(content).digest() != digest:
+        raise DamagedFrame("content has another digest than its key")
+    return content
+
+
+def _read_header(frame: bytes, digest: Digest) -> tuple[int, int]:
+    """Codec and plain length of a header that passed every check."""
+    if len(frame) < HEADER_BYTES:
+        raise DamagedFrame(f"{len(frame)} bytes are too few for a frame")
+    magic, codec, padding, plain_bytes, payload_bytes, written = _FIELDS.unpack_from(frame)
+    if magic != MAGIC or padding != _PADDING:
+        raise DamagedFrame("not a frame of this version")
+    if _CRC.unpack_from(frame, _FIELDS.size)[0] != zlib.crc32(memoryview(frame)[: _FIELDS.size]):
+        raise DamagedFrame("header fails its check")
+    if written != digest:
+        raise DamagedFrame("frame of another block")
+    if (
+        payload_bytes != len(frame) - HEADER_BYTES
+        or plain_bytes > LARGEST_BLOCK
+        or codec not in (PLAIN, ZSTD)
+    ):
+        raise DamagedFrame("lengths or codec cannot be meant")
+    return codec, plain_bytes
+
+
+def _decompress(payload: memoryview, plain_bytes: int) -> memoryview:
+    """Decompress into exactly `plain_bytes`.
+
+    `max_output_size` does not bound anything where the zstd header declares a size (python-zstandard 0.25
+    allocates what is declared), so that declaration is compared first and an absent one refused.
+    """
+    try:
+        if zstandard.frame_content_size(payload) != plain_bytes:
+            raise DamagedFrame("zstd declares another length than the frame")
+        plain = zstandard.ZstdDecompressor().decompress(payload, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise DamagedFrame(f"zstd: {error}") from error
+    return memoryview(plain)

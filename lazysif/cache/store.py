@@ -1,0 +1,577 @@
+"""The block store: digest → frame, in diskcache. The only module that imports it.
+
+What diskcache is used for and what it is kept from:
+
+- Keys are digests and values are frames, both bytes. Pickle is refused in both directions (CVE-2025-69872
+  has no fixed release): a row that claims to be a pickle or a text is damage, and is never loaded.
+- `expire_time` is the clock of least recent use: last use + `HORIZON_S`, and for pinned frames +
+  `PINNED_S` more. So eviction is diskcache's own `expire()` up to a threshold, ordinary frames go before
+  pinned ones, and `get` writes nothing.
+- Values lie in files, one each, never in the database; the `size` column holds what they occupy on disk, and
+  diskcache's triggers keep its sum, so that a store of a million frames opens without being read.
+- A database that is damaged is set aside by rename with all its frames, and a new one is begun.
+
+Threads: `read_many` from any number of threads, all else from one writer thread. Nothing here knows trio.
+Errors: `StoreTrouble` is the only one after `open()`; damage is not an error but a miss that is reported.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import inf, nextafter
+from pathlib import Path
+from typing import TypeVar
+
+import diskcache
+from diskcache.core import MODE_BINARY, UNKNOWN
+
+from lazysif.cache.directory import DirectoryLock, prepare_directory
+from lazysif.cache.frame import LARGEST_FRAME, DamagedFrame, decode
+from lazysif.core.disk_health import Trouble
+from lazysif.model import Buffer, Digest
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+FRAMES = "frames-v1"
+"""Directory of this format; a directory of another version is left alone."""
+HORIZON_S = 100 * 365.25 * 86400
+PINNED_S = HORIZON_S
+_PAGE = 4096
+_VALUE_FILE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{30}\.val")
+_SETTINGS = {
+    "statistics": 0,
+    "tag_index": 0,
+    "eviction_policy": "none",
+    "size_limit": 2**62,
+    "cull_limit": 0,
+    "disk_min_file_size": 0,
+    "disk_pickle_protocol": 0,
+    # Freed pages are used again; shrinking the file would move pages at every delete.
+    "sqlite_auto_vacuum": 0,
+    "sqlite_cache_size": 2**12,
+    "sqlite_journal_mode": "wal",
+    # A database truncated or unreadable below a memory map is a SIGBUS; below pread it is an error.
+    "sqlite_mmap_size": 0,
+    "sqlite_synchronous": 1,
+}
+_BUSY_S = 5.0
+"""How long SQLite waits for a lock. Nobody else holds one, unless somebody looks into the database by
+hand."""
+_REMOVED_AT_ONCE = 2000
+"""Files of a directory set aside that one chore removes: about 40 ms."""
+_REFUSALS = (sqlite3.Error, diskcache.Timeout, OSError, ValueError, TypeError, KeyError, AttributeError)
+"""What comes out of diskcache over a sick disk or a damaged database; a planted setting can raise the last
+four."""
+
+
+class StoreTrouble(Exception):
+    """The disk or the database refused; what was asked was not done. Never leaves the cache."""
+
+    def __init__(self, trouble: Trouble, why: str) -> None:
+        super().__init__(why)
+        self.trouble = trouble
+
+
+class _Unreadable(Exception):
+    """A value file that cannot be read; not an OSError, which `diskcache.Cache.get` would take for a miss."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass(slots=True)
+class ReadResult:
+    """What `read_many` found.
+
+    Args:
+        found: checked contents.
+        damaged: frames that failed their check, and how.
+        unreadable: frames whose file the disk would not read.
+        aged: found frames whose last use is to be noted, and whether they are pinned.
+        trouble: why reading stopped early, if it did.
+        database_damaged: the writer should look at the database (`FrameStore.inspect`).
+    """
+
+    found: dict[Digest, Buffer] = field(default_factory=dict)
+    damaged: dict[Digest, str] = field(default_factory=dict)
+    unreadable: list[Digest] = field(default_factory=list)
+    aged: dict[Digest, bool] = field(default_factory=dict)
+    trouble: Trouble | None = None
+    database_damaged: bool = False
+
+
+class FrameDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
+    """Bytes in, bytes out, one file each; everything else is refused."""
+
+    def __init__(self, directory: str, **settings: object) -> None:
+        super().__init__(directory, **settings)
+        self.written: list[str] = []
+        """Files written since the list was last cleared: removed where their transaction fails."""
+
+    def put(self, key: object) -> tuple[object, bool]:
+        if type(key) is not bytes:
+            raise TypeError("keys of the block store are bytes")
+        return sqlite3.Binary(key), True
+
+    def get(self, key: object, raw: object) -> bytes:
+        if type(key) is not bytes or not raw:
+            raise DamagedFrame("a key that is not plain bytes")
+        return key
+
+    def store(self, value: object, read: bool, key: object = UNKNOWN) -> tuple[int, int, str, None]:
+        if type(value) is not bytes or type(key) is not bytes or read:
+            raise TypeError("values of the block store are bytes")
+        # One level of 256 directories, named after the key so that `_sweep` can take them one by one; two
+        # levels
+        # would be 65,536 directories of 4 KiB each.
+        filename = f"{key[:1].hex()}/{os.urandom(15).hex()}.val"
+        path = os.path.join(self._directory, filename)
+        self.written.append(filename)
+        _write_file(path, value)
+        return -(-len(value) // _PAGE) * _PAGE, MODE_BINARY, filename, None
+
+    def fetch(self, mode: object, filename: object, value: object, read: bool) -> bytes:
+        if mode != MODE_BINARY or type(filename) is not str or not _VALUE_FILE.fullmatch(filename):
+            raise DamagedFrame("a row that this store did not write")
+        try:
+            return _read_file(os.path.join(self._directory, filename))
+        except FileNotFoundError:
+            raise DamagedFrame("its file is missing") from None
+        except OSError as error:
+            raise _Unreadable(error) from error
+
+    def remove(self, file_path: object) -> None:
+        if type(file_path) is str and _VALUE_FILE.fullmatch(file_path):
+            try:
+                os.unlink(os.path.join(self._directory, file_path))
+            except OSError:
+                pass  # gone already, or a sick disk: `_sweep` comes by
+
+    def forget_written(self) -> None:
+        """Remove the files of a transaction that failed."""
+        for filename in self.written:
+            self.remove(filename)
+
+
+class FrameStore:
+    """All frames of one cache directory.
+
+    Args:
+        directory: of the cache; the frames lie in `frames-v1` below it.
+        touch_after_s: a use is noted only when the last noted one is older, so that hot frames cost no
+            writes.
+    """
+
+    def __init__(self, directory: Path, *, touch_after_s: float = 300.0) -> None:
+        self.directory = directory
+        self.frames = directory / FRAMES
+        self.used_bytes = 0
+        """Bytes that the frames and the database occupy, as of the last call of the writer thread."""
+        self.set_aside_count = 0
+        """Databases found damaged and replaced since the start."""
+        self._touch_after_s = touch_after_s
+        self._lock = DirectoryLock(directory)
+        self._cache: diskcache.Cache | None = None
+        self._database: os.stat_result | None = None
+        self._mine = threading.local()
+        self._chores: Iterator[None] = iter(())
+
+    # --- the writer thread ----------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Check and lock the directory and open the database; may be called again after a `StoreTrouble`.
+
+        Raises:
+            LocalDirectoryError: the directory is not ours, not private, or another daemon's.
+            StoreTrouble: the disk is sick.
+        """
+        self._write(lambda _: None)
+
+    def write_many(self, frames: Iterable[tuple[Digest, bytes, bool]]) -> int:
+        """Store (digest, frame, pinned) in one transaction: all or none; returns how many were new.
+
+        Raises: StoreTrouble.
+        """
+        batch = list(frames)
+        return self._write(lambda cache: self._insert(cache, batch))
+
+    def touch_many(self, uses: Iterable[tuple[Digest, bool]]) -> None:
+        """Note (digest, pinned) as used now, least recent first; what is not stored is passed over.
+
+        Raises: StoreTrouble.
+        """
+        batch = list(uses)
+
+        def touch(cache: diskcache.Cache) -> None:
+            with cache.transact():
+                for digest, pinned in batch:
+                    cache.touch(digest, expire=_lifetime(pinned))
+
+        self._write(touch)
+
+    def delete_many(self, digests: Iterable[Digest]) -> None:
+        """Delete frames, in one transaction. Raises: StoreTrouble."""
+        batch = list(digests)
+
+        def delete(cache: diskcache.Cache) -> None:
+            with cache.transact():
+                for digest in batch:
+                    cache.delete(digest)
+
+        self._write(delete)
+
+    def evict(self, free_bytes: int) -> int:
+        """Delete the least recently used frames that occupy `free_bytes` together; returns how many went.
+
+        Raises: StoreTrouble.
+        """
+        return (
+            self._write(lambda cache: int(cache.expire(_threshold(cache, free_bytes))))
+            if free_bytes > 0
+            else 0
+        )
+
+    def inspect(self) -> None:
+        """Ask the database something, so that damage which a reader met is dealt with. Raises:
+        StoreTrouble."""
+        self._write(lambda cache: cache._sql("SELECT count(*) FROM (SELECT 1 FROM Cache LIMIT 1)").fetchall())
+
+    def probe(self) -> None:
+        """Try whether the disk takes and gives back a small file, and the database a transaction.
+
+        Raises:
+            LocalDirectoryError: the directory changed hands meanwhile.
+            StoreTrouble: it does not.
+        """
+
+        def attempt(cache: diskcache.Cache) -> None:
+            path = os.path.join(cache.directory, "probe")
+            content = os.urandom(_PAGE)
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
+            _write_file(path, content)
+            if _read_file(path) != content:
+                raise OSError(errno.EIO, "the disk gives back other bytes than it took")
+            os.unlink(path)
+            with cache.transact():
+                cache.reset("cull_limit", 0)
+
+        self._write(attempt)
+
+    def free_bytes(self) -> int:
+        """Free space of the file system for us. Raises: StoreTrouble."""
+        try:
+            answer = os.statvfs(self.directory)
+        except OSError as error:
+            raise StoreTrouble(_judge_os(error), str(error)) from error
+        return answer.f_bavail * answer.f_frsize
+
+    def do_chore(self) -> bool:
+        """One short piece (under 0.1 s) of cleaning up; False when nothing is left to do.
+
+        Raises: StoreTrouble.
+        """
+        return self._write(lambda _: next(self._chores, self) is None)
+
+    def close_thread(self) -> None:
+        """Close what belongs to the calling thread."""
+        cache = getattr(self._mine, "cache", None)
+        if cache is not None:
+            self._mine.cache = None
+            _close(cache)
+
+    def close(self) -> None:
+        """Close the database in the writer thread and give up the lock."""
+        self.close_thread()
+        self._cache = None
+        self._lock.release()
+
+    # --- any thread -----------------------------------------------------------------------------------------
+
+    def read_many(self, digests: Sequence[Digest]) -> ReadResult:
+        """Read and check frames. Never raises; what is not in the result is not there."""
+        result = ReadResult()
+        cache = self._connect(self._cache)
+        for digest in digests if cache is not None else ():
+            try:
+                self._read(cache, digest, result)
+            except _REFUSALS as error:
+                _close(cache)
+                trouble = _judge(error)
+                result.database_damaged = trouble is None
+                result.trouble = trouble
+                break
+        return result
+
+    def _read(self, cache: diskcache.Cache, digest: Digest, result: ReadResult) -> None:
+        try:
+            frame, expires = cache.get(digest, expire_time=True)
+            if frame is None:
+                return
+            result.found[digest] = decode(frame, digest)
+        except DamagedFrame as error:
+            # Between the row and its file an eviction may have come: then it is a plain miss.
+            if digest in cache:
+                result.damaged[digest] = str(error)
+            return
+        except _Unreadable as error:
+            result.unreadable.append(digest)
+            result.trouble = _judge(error.error)
+            return
+        remaining_s = (expires if type(expires) is float else 0.0) - time.time()
+        pinned = remaining_s > HORIZON_S + PINNED_S / 2
+        if remaining_s < _lifetime(pinned) - self._touch_after_s:
+            result.aged[digest] = pinned
+
+    def _connect(self, cache: diskcache.Cache | None) -> diskcache.Cache | None:
+        """Note which database this thread is connected to, closing its connection to one that was set
+        aside."""
+        before = getattr(self._mine, "cache", None)
+        if before is not cache:
+            if before is not None:
+                _close(before)
+            self._mine.cache = cache
+        return cache
+
+    # --- the writer thread, inside --------------------------------------------------------------------------
+
+    def _write(self, action: Callable[[diskcache.Cache], T]) -> T:
+        """Do `action` on the database; where that proves damaged, set it aside and do it on a new one."""
+        for attempt in (1, 2):
+            try:
+                value = action(self._current())
+                self._measure()
+            except _REFUSALS as error:
+                trouble = _judge(self._cause(error))
+                self._disconnect()
+                if trouble is not None or attempt == 2:
+                    raise StoreTrouble(
+                        trouble or Trouble.DATABASE, f"{type(error).__name__}: {error}"
+                    ) from error
+                self._set_aside(error)
+            else:
+                return value
+        raise AssertionError("unreachable")
+
+    def _current(self) -> diskcache.Cache:
+        """The open database, which must still be the file that lies in the directory."""
+        if self._cache is not None and not self._in_place():
+            raise ValueError("the database was moved or deleted")
+        if self._cache is None:
+            prepare_directory(self.directory)
+            self._lock.acquire()
+            prepare_directory(self.frames)
+            for number in range(256):
+                (self.frames / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
+            cache = diskcache.Cache(str(self.frames), timeout=_BUSY_S, disk=FrameDisk, **_SETTINGS)
+            self._connect(cache)
+            self._database = os.stat(self.frames / "cache.db")
+            self._cache = cache
+            self._chores = self._clean()
+        return self._cache
+
+    def _in_place(self) -> bool:
+        try:
+            found = os.stat(self.frames / "cache.db")
+        except FileNotFoundError:
+            return False
+        return self._database is not None and os.path.samestat(found, self._database)
+
+    def _measure(self) -> None:
+        """Take over the sum that the triggers keep: one row, however many frames there are."""
+        assert self._cache is not None
+        size = self._cache.reset("size")
+        if type(size) is not int or size < 0:
+            raise ValueError(f"the database says that its frames occupy {size!r} bytes")
+        files = (self.frames / name for name in ("cache.db", "cache.db-wal"))
+        self.used_bytes = size + sum(path.stat().st_size for path in files if path.exists())
+
+    def _insert(self, cache: diskcache.Cache, batch: list[tuple[Digest, bytes, bool]]) -> int:
+        written: list[str] = cache.disk.written
+        written.clear()
+        try:
+            with cache.transact():
+                for digest, frame, pinned in batch:
+                    if digest not in cache:
+                        cache.set(digest, frame, expire=_lifetime(pinned))
+                    elif pinned:
+                        cache.touch(digest, expire=_lifetime(pinned))
+        except BaseException:
+            cache.disk.forget_written()
+            raise
+        return len(written)
+
+    def _cause(self, error: Exception) -> Exception:
+        """What is behind diskcache's `Timeout`, which hides why a transaction could not begin."""
+        if isinstance(error, diskcache.Timeout) and self._cache is not None:
+            try:
+                self._cache._sql("BEGIN IMMEDIATE")
+                self._cache._sql("ROLLBACK")
+            except _REFUSALS as cause:
+                return cause
+        return error
+
+    def _disconnect(self) -> None:
+        """Close the writer's connection: a failed one may be left inside a transaction."""
+        if self._cache is not None:
+            _close(self._cache)
+
+    def _set_aside(self, error: Exception) -> None:
+        """Move the damaged database and its frames out of the way; they are removed later, piece by piece."""
+        log.warning(
+            "block store %s is damaged and is begun anew: %s: %s", self.frames, type(error).__name__, error
+        )
+        self._cache = None
+        self.used_bytes = 0
+        self.set_aside_count += 1
+        try:
+            if self.frames.exists():
+                self.frames.rename(self._free_name())
+        except OSError as failure:
+            raise StoreTrouble(_judge(failure) or Trouble.IO, str(failure)) from failure
+
+    def _free_name(self) -> Path:
+        number = 1
+        while (path := self.directory / f"{FRAMES}.damaged-{number}").exists():
+            number += 1
+        return path
+
+    def _clean(self) -> Iterator[None]:
+        """All chores after an opening, in short pieces: first the room that nobody uses, then strays."""
+        for path in sorted(self.directory.glob(f"{FRAMES}.damaged-*")):
+            yield from _remove_slowly(path)
+        for number in range(256):
+            self._sweep(number)
+            yield
+
+    def _sweep(self, number: int) -> None:
+        """Make files and rows of one of the 256 directories agree: a kill between the two leaves strays."""
+        assert self._cache is not None
+        low, high = bytes([number]), bytes([number + 1]) if number < 255 else b"\xff" * 64
+        rows = self._cache._sql(
+            "SELECT key, filename FROM Cache WHERE key >= ? AND key < ? AND raw = 1", (low, high)
+        ).fetchall()
+        named = {filename: key for key, filename in rows}
+        names = {f"{number:02x}/{name}" for name in os.listdir(self.frames / f"{number:02x}")}
+        for name in names - named.keys():
+            self._cache.disk.remove(name)
+        for name in named.keys() - names:
+            self._cache.delete(named[name])
+
+
+def _lifetime(pinned: bool) -> float:
+    return HORIZON_S + PINNED_S if pinned else HORIZON_S
+
+
+def _threshold(cache: diskcache.Cache, free_bytes: int) -> float:
+    """The `expire_time` below which frames of at least `free_bytes` lie, or all of them."""
+    total = 0
+    last = 0.0
+    rows = cache._sql("SELECT expire_time, size FROM Cache WHERE expire_time > 0 ORDER BY expire_time")
+    for expires, size in rows:
+        last = expires
+        total += size
+        if total >= free_bytes:
+            break
+    rows.close()
+    return nextafter(last, inf)
+
+
+def _close(cache: diskcache.Cache) -> None:
+    """Close this thread's connection; a connection that cannot even be closed is left to the collector."""
+    try:
+        cache.close()
+    except sqlite3.Error:
+        pass
+
+
+_TROUBLES = {
+    sqlite3.SQLITE_FULL: Trouble.FULL,
+    sqlite3.SQLITE_READONLY: Trouble.READ_ONLY,
+    sqlite3.SQLITE_IOERR: Trouble.IO,
+    sqlite3.SQLITE_BUSY: Trouble.DATABASE,
+    sqlite3.SQLITE_LOCKED: Trouble.DATABASE,
+    sqlite3.SQLITE_NOMEM: Trouble.DATABASE,
+    sqlite3.SQLITE_CANTOPEN: Trouble.DATABASE,
+    sqlite3.SQLITE_PERM: Trouble.DATABASE,
+}
+_DAMAGE = frozenset((sqlite3.SQLITE_READONLY_DBMOVED, sqlite3.SQLITE_IOERR_SHORT_READ))
+
+
+def _judge(error: Exception) -> Trouble | None:
+    """What kind of trouble an error is; None where it means that the database is damaged.
+
+    Our statements never change, so an SQL error ("no such table") is a database that is not ours any more.
+    """
+    if isinstance(error, diskcache.Timeout):
+        return Trouble.DATABASE
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+        return None if code in _DAMAGE else _TROUBLES.get(code & 0xFF)
+    if isinstance(error, OSError):
+        return _judge_os(error)
+    return None
+
+
+def _judge_os(error: OSError) -> Trouble:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Trouble.FULL
+    return Trouble.READ_ONLY if error.errno == errno.EROFS else Trouble.IO
+
+
+def _write_file(path: str, content: bytes) -> None:
+    """Write a new file of ours with as few system calls as there can be; a partial one is removed."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+    except BaseException:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _read_file(path: str) -> bytes:
+    """The whole file in one read of its known size. Raises: DamagedFrame for one too long, OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        if size > LARGEST_FRAME:
+            raise DamagedFrame("its file is longer than any frame")
+        return os.read(fd, size)
+    finally:
+        os.close(fd)
+
+
+def _remove_slowly(root: Path) -> Iterator[None]:
+    """Remove a tree, `_REMOVED_AT_ONCE` files at a time; what cannot be removed is left for the next
+    start."""
+    removed = 0
+    for folder, _, names in os.walk(root, topdown=False):
+        for name in names:
+            try:
+                os.unlink(os.path.join(folder, name))
+            except OSError:
+                pass
+            removed += 1
+            if removed % _REMOVED_AT_ONCE == 0:
+                yield
+        try:
+            os.rmdir(folder)
+        except OSError:
+            pass
+    yield
