@@ -1,4 +1,4 @@
-"""The cache directory: ours, private, and used by one daemon only.
+"""The cache directory (and the state directory): ours, private, and used by one daemon only.
 
 Refusing is for people who start a daemon with a directory that must not be used. A disk that is sick at
 that moment is not refused but reported as OSError: the daemon then serves uncached and tries again.
@@ -66,8 +66,7 @@ def _check(path: Path, status: os.stat_result, what: str) -> None:
 
 
 class DirectoryLock:
-    """An flock'd file in the cache or state directory; the kernel drops it when the process ends, however
-    it ends."""
+    """An flock'd file in the cache or state directory; the kernel drops it however the process ends."""
 
     def __init__(self, directory: Path, what: str = "cache") -> None:
         self._directory = directory
@@ -77,8 +76,7 @@ class DirectoryLock:
 
     @property
     def held(self) -> bool:
-        """True while we hold the lock of the file that is there now (somebody may have deleted the
-        directory)."""
+        """True while we hold the lock of the file that is there now: somebody may have deleted it."""
         if self._fd < 0:
             return False
         try:
@@ -106,8 +104,7 @@ class DirectoryLock:
                 raise
             raise LocalDirectoryError(
                 f"{self._what} directory {self._directory} is in use by process {owner}",
-                hint=f"give this mount its own --{self._what}-dir, or serve both remotes by one daemon with
-                --config",
+                hint=f"give this mount its own --{self._what}-dir, or serve both by one daemon with --config",
             ) from None
         self._fd = fd
         try:
