@@ -1,0 +1,39 @@
+"""`lazysif config`: what is wrong with a file, and what is in force."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lazysif.config import Config, check_config, config_for_source, load_config, render
+
+
+@click.group("config")
+def config_group() -> None:
+    """Check and show the configuration."""
+
+
+@config_group.command("check")
+@click.argument("file", type=click.Path(path_type=Path))
+def check_command(file: Path) -> int:
+    """Say all that is wrong with FILE and where, a line each; exit code 2 if anything is."""
+    problems = check_config(file)
+    for problem in problems:
+        click.echo(problem, err=True)
+    if not problems:
+        click.echo(f"{file}: fine")
+    return 2 if problems else 0
+
+
+@config_group.command("show")
+@click.argument("source", required=False)
+@click.option("--config", "file", type=click.Path(path_type=Path), help="TOML file with the remotes.")
+def show_command(source: str | None, file: Path | None) -> int:
+    """Print what is in force: with FILE, for `lazysif mount SOURCE`, or the defaults alone."""
+    if file is not None:
+        config = load_config(file)
+    else:
+        config = config_for_source(source) if source is not None else Config()
+    click.echo(render(config))
+    return 0

@@ -1,0 +1,42 @@
+"""`lazysif umount`: ends a mount, and the daemon with it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+
+import click
+
+from lazysif.control.address import absolute_mountpoint, socket_path
+from lazysif.errors import MountError
+from lazysif.fuse.mountinfo import find_mount
+
+_GONE_S = 15.0
+
+
+@click.command("umount")
+@click.argument("mountpoint")
+@click.option("--lazy", is_flag=True, help="Detach now; the daemon ends when the last user is gone.")
+def umount_command(mountpoint: str, lazy: bool) -> int:
+    """Unmount MOUNTPOINT; returns when the daemon is gone. Exit code 3 if it is busy or not mounted."""
+    path = absolute_mountpoint(mountpoint)
+    mounted = find_mount(path)
+    if mounted is None or mounted.kind != "fuse.lazysif":
+        raise MountError(f"no lazysif is mounted at {path}")
+    command = ["umount", "-i"] if os.geteuid() == 0 else ["fusermount3", "-u"]
+    command += ["-l" if os.geteuid() == 0 else "-z"] if lazy else []
+    done = subprocess.run([*command, "--", path], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        hint = "end the jobs that use it, or use --lazy" if "busy" in done.stderr else ""
+        raise MountError(f"cannot unmount {path}: {done.stderr.strip() or 'refused'}", hint=hint)
+    if not lazy:
+        _wait_until_gone(path)
+    return 0
+
+
+def _wait_until_gone(path: str) -> None:
+    """The daemon removes its socket before it has written its cache; then its locks are free."""
+    deadline = time.monotonic() + _GONE_S
+    while socket_path(path).exists() and time.monotonic() < deadline:
+        time.sleep(0.02)

@@ -1,0 +1,50 @@
+"""Where daemons listen: one Unix socket for each mountpoint in the runtime directory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from lazysif.errors import LocalDirectoryError
+
+
+def runtime_directory() -> Path:
+    """/run/lazysif for root, else $XDG_RUNTIME_DIR/lazysif or /tmp/lazysif-UID; LAZYSIF_RUNTIME_DIR overrides."""
+    given = os.environ.get("LAZYSIF_RUNTIME_DIR", "")
+    if given:
+        return Path(given)
+    if os.geteuid() == 0:
+        return Path("/run/lazysif")
+    user = os.environ.get("XDG_RUNTIME_DIR", "")
+    return Path(user) / "lazysif" if user else Path(f"/tmp/lazysif-{os.geteuid()}")
+
+
+def make_runtime_directory() -> Path:
+    """Create it with mode 0700. Raises: LocalDirectoryError if somebody else has it (/tmp is everybody's)."""
+    directory = runtime_directory()
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.lstat()
+    except OSError as error:
+        raise LocalDirectoryError(f"cannot make runtime directory {directory}: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise LocalDirectoryError(f"runtime directory {directory} belongs to somebody else")
+    return directory
+
+
+def socket_path(mountpoint: str) -> Path:
+    """The socket of the daemon that serves `mountpoint` (absolute, as `absolute_mountpoint` gives it)."""
+    return runtime_directory() / f"{hashlib.sha256(mountpoint.encode()).hexdigest()[:16]}.sock"
+
+
+def absolute_mountpoint(given: str) -> str:
+    """The path without links, without asking the mount itself: only its parent is looked at."""
+    path = Path(os.path.abspath(given))
+    return str(path.parent.resolve() / path.name)
+
+
+def sockets() -> list[Path]:
+    """The sockets of all daemons of this user, dead ones included."""
+    return sorted(runtime_directory().glob("*.sock"))

@@ -1,0 +1,233 @@
+"""The daemon: the one place that builds the objects, joins them, and starts and stops them in order.
+
+Start: directories and locks, state, cache, remotes, tree, kernel, control socket, then "ready" once the mount has
+answered a question of ours. Stop (umount, SIGTERM, SIGINT): control socket, kernel, fetches, cache, state.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import trio
+
+from lazysif import __version__
+from lazysif.cache.block_cache import BlockCache, CacheSettings
+from lazysif.cache.directory import DirectoryLock, prepare_directory
+from lazysif.config import Config, RemoteConfig
+from lazysif.config_values import read_secret
+from lazysif.control.address import make_runtime_directory, socket_path
+from lazysif.control.server import ControlServer
+from lazysif.core.names import origin_of
+from lazysif.errors import LazysifError, MountError
+from lazysif.fetch.fetcher import Fetcher, FetchLimits
+from lazysif.fetch.flights import FlightTable
+from lazysif.fetch.remote import Remote, RemotePolicy
+from lazysif.fuse import session
+from lazysif.fuse.operations import Operations
+from lazysif.registries.http import HttpRegistry
+from lazysif.telemetry import Counters
+from lazysif.transport.credentials import make_auth
+from lazysif.transport.httpx_transport import HttpxTransport
+from lazysif.tree.open_images import OpenImages
+from lazysif.tree.state import StateStore
+from lazysif.tree.tree import Tree
+
+log = logging.getLogger(__name__)
+
+READ_AHEAD_KB = 1024
+"""The kernel's largest FUSE request is 1 MiB; bench/RESULTS names the measurement."""
+
+_ANSWER_S = 20.0
+
+
+def run(config: Config, mountpoint: str, ready: Callable[[], None]) -> None:
+    """Serve `mountpoint` (absolute) until it is unmounted or a signal asks for the end.
+
+    Args:
+        ready: called once the mount answers.
+
+    Raises:
+        ConfigError, LocalDirectoryError, MountError: nothing was mounted, or nothing is mounted any more.
+    """
+    with ExitStack() as stack:
+        prepare_directory(config.state.dir, "state")
+        prepare_directory(config.cache.dir, "cache")
+        lock = DirectoryLock(config.state.dir, "state")
+        lock.acquire()
+        stack.callback(lock.release)
+        make_runtime_directory()
+        state = StateStore(config.state.dir)
+        stack.callback(state.close)
+        daemon = Daemon(config, mountpoint, state)
+        try:
+            trio.run(daemon.main, ready)
+        except BaseExceptionGroup as group:
+            raise _ours(group) from group
+
+
+def _ours(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error of ours in a nursery's group, else the group."""
+    found: BaseException | None = group.subgroup(LazysifError)
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found or group
+
+
+class Daemon:
+    """One mount. See the module for the order of things."""
+
+    def __init__(self, config: Config, mountpoint: str, state: StateStore) -> None:
+        self._config = config
+        self._mountpoint = mountpoint
+        self._state = state
+        self._counters = Counters()
+        self._started_s = time.time()
+        self._images: OpenImages | None = None
+        self._cache: BlockCache | None = None
+
+    async def main(self, ready: Callable[[], None]) -> None:
+        config = self._config
+        cache = self._cache = BlockCache(self._cache_settings(), self._counters)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(cache.run)
+            flights = FlightTable()
+            remotes = {r.name: self._remote(r, nursery, flights) for r in config.remotes}
+            images = self._images = OpenImages(
+                nursery, remotes.__getitem__, cache, config.cache.block_size, self._counters
+            )
+            tree = Tree(
+                nursery,
+                remotes,
+                images,
+                self._state,
+                self._counters,
+                lookup_timeout_s=config.limits.lookup_timeout,
+                read_timeout_s=config.limits.read_timeout,
+                whole_file_timeout_s=max(r.whole_file_timeout for r in config.remotes),
+            )
+            operations = Operations(tree, self._counters, config.cache.block_size)
+            await self._serve(operations, nursery, ready)
+            await cache.aclose()
+            nursery.cancel_scope.cancel()
+
+    async def _serve(self, operations: Operations, nursery: trio.Nursery, ready: Callable[[], None]) -> None:
+        control = ControlServer(socket_path(self._mountpoint), self.status)
+        session.mount(operations, self._mountpoint, self._config.mount.options, self._source())
+        try:
+            control.start()
+            session.tune(self._mountpoint, READ_AHEAD_KB)
+            nursery.start_soon(self._end_on_signal)
+            nursery.start_soon(self._announce, ready)
+            await session.serve()
+            log.info("%s is unmounted", self._mountpoint)
+        finally:
+            control.close()
+            session.unmount()
+
+    async def _announce(self, ready: Callable[[], None]) -> None:
+        """Call `ready` once the kernel has brought us a question and taken the answer."""
+        with trio.move_on_after(_ANSWER_S) as scope:
+            await trio.to_thread.run_sync(os.statvfs, self._mountpoint, abandon_on_cancel=True)
+        if scope.cancelled_caught:
+            raise MountError(f"the mount at {self._mountpoint} does not answer within {_ANSWER_S:g} s")
+        log.info("%s is mounted, version %s", self._mountpoint, __version__)
+        ready()
+
+    async def _end_on_signal(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                log.info("ending on signal %d", number)
+                session.stop()
+
+    def _source(self) -> str:
+        config = self._config
+        return config.remotes[0].shown_url if config.source_mode else "lazysif"
+
+    def _cache_settings(self) -> CacheSettings:
+        cache = self._config.cache
+        total_bytes = shutil.disk_usage(cache.dir).total
+        return CacheSettings(
+            directory=cache.dir,
+            limit_bytes=cache.size.resolve(total_bytes),
+            min_free_bytes=cache.min_free.resolve(total_bytes),
+            memory_bytes=cache.memory,
+        )
+
+    def _remote(self, remote: RemoteConfig, nursery: trio.Nursery, flights: FlightTable) -> Remote:
+        limits = self._config.limits
+        password = read_secret(remote.password_file) if remote.password_file else ""
+        token = read_secret(remote.token_file) if remote.token_file else None
+        transport = HttpxTransport(
+            remote.url,
+            auth=make_auth(username=remote.username, password=password, token=token),
+            ca_file=str(remote.ca_file) if remote.ca_file else None,
+            # probes and listings have no lane: they must not wait behind the flow of data
+            connections=limits.connections + 8,
+        )
+        fetcher = Fetcher(
+            nursery,
+            transport,
+            flights,
+            FetchLimits(
+                connections=limits.connections,
+                background_connections=max(1, limits.connections // 2),
+                read_budget_s=limits.read_timeout,
+                stall_s=remote.stall_timeout,
+                whole_file_budget_s=remote.whole_file_timeout,
+            ),
+            self._counters,
+        )
+        policy = RemotePolicy(
+            revalidate_s=remote.revalidate,
+            negative_s=remote.negative,
+            spool_whole=remote.whole_file == "spool",
+            listing=remote.listing == "auto",
+            probe_bytes=self._config.cache.block_size,
+            lookup_budget_s=limits.lookup_timeout,
+            stall_s=remote.stall_timeout,
+            uid=remote.uid,
+            gid=remote.gid,
+            mode=remote.mode,
+        )
+        registry = HttpRegistry(remote.url, transport, remote.listing)
+        return Remote(remote.name, registry, transport, fetcher, policy, self._counters)
+
+    def status(self) -> dict[str, Any]:
+        """The status document; safe on any thread, asks neither the mount nor the trio thread."""
+        images = []
+        for opened in self._images.listed() if self._images is not None else []:
+            image = opened.image
+            images.append(
+                {
+                    "name": image.name,
+                    "origin": origin_of(image.location.origin),
+                    "size_bytes": image.size_bytes,
+                    "cached_bytes": opened.cached_bytes(),
+                    "open_handles": self._images.handles(image.id) if self._images is not None else 0,
+                    "last_error": opened.last_error,
+                }
+            )
+        cache = self._cache.status() if self._cache is not None else None
+        return {
+            "mountpoint": self._mountpoint,
+            "pid": os.getpid(),
+            "version": __version__,
+            "uptime_s": round(time.time() - self._started_s, 1),
+            "source": self._source(),
+            "images": images,
+            "counters": self._counters.snapshot(),
+            "cache": {
+                "directory": str(self._config.cache.dir),
+                "used_bytes": cache.used_bytes if cache else 0,
+                "limit_bytes": cache.limit_bytes if cache else 0,
+                "free_bytes": cache.free_bytes if cache else 0,
+                "state": cache.state if cache else "starting",
+            },
+        }

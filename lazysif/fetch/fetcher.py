@@ -1,0 +1,248 @@
+"""Brings blocks: extents as ranged GETs, retried, checked, cut into blocks and handed to a sink.
+
+An extent runs in the nursery of the daemon; readers wait for its flights. Each block lands as soon as its last
+byte is there, so a reader does not wait for the rest of the extent, and an extent that breaks off keeps what came.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+
+from lazysif.core.block_map import BlockMap, extent_range, length
+from lazysif.core.content_range import check_range_answer, check_whole_answer, same_version_headers
+from lazysif.core.retry import retry_delay_s
+from lazysif.errors import ImageChanged, LazysifError, SourceError, SourceProtocolError, SourceUnavailable
+from lazysif.fetch.flights import Flight, FlightTable
+from lazysif.fetch.lanes import Lanes, Ticket
+from lazysif.model import Buffer, Image, Request, Transport, ValidatorKind
+from lazysif.telemetry import Counters
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchLimits:
+    """Times in seconds, counts per remote."""
+
+    connections: int = 16
+    background_connections: int = 8
+    read_budget_s: float = 60.0
+    stall_s: float = 20.0
+    whole_file_budget_s: float = 600.0
+    max_attempts: int = 20
+
+
+class Sink(Protocol):
+    """Where blocks go before their readers are woken."""
+
+    def accept(self, index: int, data: Buffer) -> None: ...
+
+    async def room(self) -> None:
+        """Wait while too much is on its way to the disk."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Extent:
+    """Neighbouring blocks of one image that one request brings; `flights` are those still under way."""
+
+    image: Image
+    block_map: BlockMap
+    sink: Sink
+    ticket: Ticket
+    flights: dict[int, Flight] = field(default_factory=dict)
+
+    def remaining(self) -> range:
+        """From the first block still wanted to the last."""
+        return range(min(self.flights), max(self.flights) + 1)
+
+
+class Fetcher:
+    """Fetches of one remote.
+
+    Args:
+        nursery: of the daemon; extents run in it.
+        flights: shared by all remotes of the daemon.
+    """
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        transport: Transport,
+        flights: FlightTable,
+        limits: FetchLimits,
+        counters: Counters,
+    ) -> None:
+        self._nursery = nursery
+        self._transport = transport
+        self._flights = flights
+        self._limits = limits
+        self._counters = counters
+        self._lanes = Lanes(limits.connections, limits.background_connections)
+        self._unrepeatable: set[str] = set()
+
+    def flight(self, image: Image, index: int, *, demand: bool) -> Flight | None:
+        """The flight of a block if it is under way; demand moves it ahead of background."""
+        flight = self._flights.get(image.id, index)
+        if flight is not None and demand:
+            self._lanes.promote(flight.ticket)
+        return flight
+
+    def start(
+        self, image: Image, block_map: BlockMap, blocks: Sequence[int], sink: Sink, *, demand: bool
+    ) -> list[Flight]:
+        """Start one extent of blocks, in rising order, none of them under way. Never waits.
+
+        The blocks are neighbours, or any of an image that its origin sends whole.
+        """
+        extent = Extent(image, block_map, sink, Ticket(demand))
+        for index in blocks:
+            flight = Flight(index, extent.ticket)
+            self._flights.add(image.id, flight)
+            extent.flights[index] = flight
+        started = list(extent.flights.values())
+        if started:
+            self._nursery.start_soon(self._bring, extent, name=f"extent {image.name} {blocks[0]}+{len(started)}")
+        return started
+
+    async def _bring(self, extent: Extent) -> None:
+        """Run the extent until all its flights have landed or failed; never raises an Exception."""
+        try:
+            await self._attempts(extent)
+        except LazysifError as error:
+            error.about(image=extent.image.name, origin=extent.image.location.origin)
+            log.warning("fetch failed: %s", error)
+            self._fail(extent, error)
+        except Exception:
+            log.exception("fetch of %s failed in an unexpected way", extent.image.name)
+            self._counters.unexpected_errors += 1
+            self._fail(extent, SourceError("internal error, see the log", image=extent.image.name))
+        finally:
+            # reached with flights left only when the daemon shuts down
+            self._fail(extent, SourceUnavailable("the daemon is shutting down", image=extent.image.name))
+
+    def _fail(self, extent: Extent, error: LazysifError) -> None:
+        for index, flight in extent.flights.items():
+            self._flights.remove(extent.image.id, index)
+            flight.fail(error)
+        extent.flights.clear()
+
+    async def _attempts(self, extent: Extent) -> None:
+        began = trio.current_time()
+        budget_s = self._limits.read_budget_s if extent.image.ranges else self._limits.whole_file_budget_s
+        attempt = 0
+        while extent.flights:
+            attempt += 1
+            left_before = len(extent.flights)
+            elapsed_s = trio.current_time() - began
+            try:
+                async with self._lanes.place(extent.ticket):
+                    await self._transfer(extent, budget_s - elapsed_s)
+            except LazysifError as error:
+                if len(extent.flights) < left_before:
+                    attempt = 1  # it moved: what broke off is a new failure, not the same again
+                delay_s = retry_delay_s(
+                    error,
+                    attempt,
+                    elapsed_s=trio.current_time() - began,
+                    budget_s=budget_s,
+                    max_attempts=self._limits.max_attempts if extent.ticket.demand else 3,
+                    jitter=random.random(),
+                )
+                if delay_s is None:
+                    raise
+                log.info("retry in %.1f s: %s", delay_s, error.about(image=extent.image.name))
+                self._counters.retries += 1
+                await trio.sleep(delay_s)
+
+    async def _transfer(self, extent: Extent, total_s: float) -> None:
+        """One request for what the extent still lacks."""
+        image, blocks = extent.image, extent.remaining()
+        if image.ranges:
+            asked = extent_range(extent.block_map, blocks)
+        else:
+            self._refuse_second_download(image)
+            asked, blocks = None, range(extent.block_map.count)
+        request = Request(
+            url=image.location.url,
+            headers=same_version_headers(image.validator),
+            byte_range=asked,
+            stall_s=self._limits.stall_s,
+            total_s=max(total_s, 0.1),
+        )
+        self._counters.fetch_requests += 1
+        async with self._transport.send(request) as answer:
+            if asked is not None:
+                check_range_answer(answer.head, asked, image)
+            else:
+                check_whole_answer(answer.head, image)
+            await self._land_blocks(extent, blocks, answer.chunks())
+
+    def _refuse_second_download(self, image: Image) -> None:
+        """Without a validator nothing tells whether a second download is of the same version."""
+        if image.validator.kind is not ValidatorKind.NONE:
+            return
+        if image.id in self._unrepeatable:
+            raise ImageChanged("the origin gives no validator, so its file cannot be downloaded in two goes")
+        self._unrepeatable.add(image.id)
+
+    async def _land_blocks(self, extent: Extent, blocks: range, chunks: AsyncIterator[bytes]) -> None:
+        cutter = _Cutter(extent.block_map, blocks)
+        async for chunk in chunks:
+            self._counters.fetched_bytes += len(chunk)
+            for index, data in cutter.feed(chunk):
+                self._land(extent, index, data)
+            await extent.sink.room()
+        if not cutter.complete:
+            raise SourceUnavailable("the origin's answer ended early")
+
+    def _land(self, extent: Extent, index: int, data: Buffer) -> None:
+        flight = extent.flights.pop(index, None)
+        if flight is None:
+            return  # a whole download passes blocks that nobody lacks
+        extent.sink.accept(index, data)
+        self._flights.remove(extent.image.id, index)
+        flight.land(data)
+
+
+class _Cutter:
+    """Cuts a stream of chunks into the blocks of a run."""
+
+    def __init__(self, block_map: BlockMap, blocks: range) -> None:
+        self._block_map = block_map
+        self._blocks = iter(blocks)
+        self._index: int | None = None
+        self._lacking = 0
+        self._pieces: list[memoryview] = []
+        self._next_block()
+
+    @property
+    def complete(self) -> bool:
+        return self._index is None
+
+    def _next_block(self) -> None:
+        self._index = next(self._blocks, None)
+        self._pieces = []
+        if self._index is not None:
+            self._lacking = length(self._block_map, self._index)
+
+    def feed(self, chunk: bytes) -> list[tuple[int, bytes]]:
+        """The blocks that this chunk completes. Raises SourceProtocolError for bytes after the last block."""
+        done = []
+        rest = memoryview(chunk)
+        while len(rest):
+            if self._index is None:
+                raise SourceProtocolError("the origin sent more bytes than it was asked for")
+            piece, rest = rest[: self._lacking], rest[self._lacking :]
+            self._pieces.append(piece)
+            self._lacking -= len(piece)
+            if not self._lacking:
+                done.append((self._index, b"".join(self._pieces)))
+                self._next_block()
+        return done

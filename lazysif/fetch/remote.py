@@ -1,0 +1,199 @@
+"""One remote: its registry, its transport and its fetches; and the first ranged GET of a name (the probe)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+
+import trio
+
+from lazysif.core.content_range import IsDirectory, IsFile, Unchanged, changed_headers, judge_probe
+from lazysif.core.identity import image_id
+from lazysif.core.retry import retry_delay_s
+from lazysif.errors import LazysifError, SourceProtocolError
+from lazysif.fetch.fetcher import Fetcher
+from lazysif.model import (
+    ByteRange,
+    DirectoryEntry,
+    Image,
+    Location,
+    Registry,
+    Request,
+    Transport,
+    Validator,
+    ValidatorKind,
+)
+from lazysif.telemetry import Counters
+
+_PROBE_ATTEMPTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class FoundDirectory:
+    """The name is a directory at the origin."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundImage:
+    """The name is a file: its present version, and its first bytes where they came (empty if unchanged)."""
+
+    image: Image
+    first_bytes: bytes
+    unchanged: bool
+
+
+Found = FoundDirectory | FoundImage
+
+
+@dataclass(frozen=True, slots=True)
+class RemotePolicy:
+    """What a remote's configuration says about names and versions. Times in seconds.
+
+    Args:
+        spool_whole: download a file whole where its origin answers no ranges; else such a file is an error.
+    """
+
+    revalidate_s: float = 60.0
+    negative_s: float = 5.0
+    spool_whole: bool = True
+    listing: bool = True
+    probe_bytes: int = 256 << 10
+    lookup_budget_s: float = 20.0
+    stall_s: float = 20.0
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0o555
+
+
+class Remote:
+    """Args: name: the top-level directory, "" where the mount's root is the remote itself."""
+
+    def __init__(
+        self,
+        name: str,
+        registry: Registry,
+        transport: Transport,
+        fetcher: Fetcher,
+        policy: RemotePolicy,
+        counters: Counters,
+    ) -> None:
+        self.name = name
+        self.policy = policy
+        self.fetcher = fetcher
+        self._registry = registry
+        self._transport = transport
+        self._counters = counters
+
+    async def find(self, path: str, known: Image | None) -> Found:
+        """Ask the origin what `path` is now, with one ranged GET if `known` is None or another version.
+
+        Raises:
+            NoSuchEntry, AccessDenied, SourceError: as the origin answers, temporary failures after retries.
+        """
+        began = trio.current_time()
+        attempt = 0
+        while True:
+            attempt += 1
+            elapsed_s = trio.current_time() - began
+            try:
+                location = await self._registry.locate(path)
+                return await self._probe(path, location, known, self.policy.lookup_budget_s - elapsed_s)
+            except LazysifError as error:
+                delay_s = retry_delay_s(
+                    error,
+                    attempt,
+                    elapsed_s=trio.current_time() - began,
+                    budget_s=self.policy.lookup_budget_s,
+                    max_attempts=_PROBE_ATTEMPTS,
+                    jitter=random.random(),
+                )
+                if delay_s is None:
+                    raise error.about(image=self._shown(path))
+                self._counters.retries += 1
+                await trio.sleep(delay_s)
+
+    async def relocate(self, image: Image) -> Image:
+        """An image out of the state directory, with the location that its name has now."""
+        return replace(image, location=await self._registry.locate(image.path))
+
+    async def list(self, path: str) -> tuple[DirectoryEntry, ...] | None:
+        """See `model.Registry.list`; None too where listings are switched off."""
+        if not self.policy.listing:
+            return None
+        self._counters.listing_requests += 1
+        try:
+            return await self._registry.list(path)
+        except LazysifError as error:
+            raise error.about(image=self._shown(path))
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+    def _shown(self, path: str) -> str:
+        return "/".join(part for part in (self.name, path) if part)
+
+    async def _probe(self, path: str, location: Location, known: Image | None, total_s: float) -> Found:
+        asked = ByteRange(0, self.policy.probe_bytes)
+        self._counters.probe_requests += 1
+        if known is not None:
+            self._counters.revalidations += 1
+        request = Request(
+            url=location.url,
+            headers=changed_headers(known.validator) if known is not None else {},
+            byte_range=asked,
+            stall_s=self.policy.stall_s,
+            total_s=max(total_s, 0.1),
+        )
+        try:
+            async with self._transport.send(request) as answer:
+                verdict = judge_probe(answer.head, asked, location.origin)
+                match verdict:
+                    case IsDirectory():
+                        return FoundDirectory()
+                    case Unchanged():
+                        if known is None:
+                            raise SourceProtocolError("the origin answered 304 to a request without conditions")
+                        return FoundImage(replace(known, location=location), b"", unchanged=True)
+                    case IsFile():
+                        image = self._image(path, location, verdict)
+                        first = await self._first_bytes(answer.chunks(), verdict)
+                        return FoundImage(image, first, unchanged=known is not None and known.id == image.id)
+        except LazysifError as error:
+            raise error.about(origin=location.origin)
+
+    async def _first_bytes(self, chunks: AsyncIterator[bytes], verdict: IsFile) -> bytes:
+        if verdict.body is None:
+            return b""
+        pieces = []
+        length = 0
+        async for chunk in chunks:
+            pieces.append(chunk)
+            length += len(chunk)
+            if length > verdict.body.length:
+                raise SourceProtocolError("the origin sent more bytes than it was asked for")
+        self._counters.fetched_bytes += length
+        if length != verdict.body.length:
+            raise SourceProtocolError("the origin's answer is shorter than it says")
+        return b"".join(pieces)
+
+    def _image(self, path: str, location: Location, verdict: IsFile) -> Image:
+        validator = verdict.validator
+        if not verdict.ranges:
+            if not self.policy.spool_whole:
+                raise SourceProtocolError(
+                    "the origin cannot serve parts of the file",
+                    hint='whole_file = "spool" in its remote allows to download it whole',
+                )
+            if validator.kind is ValidatorKind.NONE:
+                validator = Validator(ValidatorKind.NONE, f"download {random.getrandbits(64):016x}")
+        return Image(
+            id=image_id(location.origin, validator, verdict.size_bytes),
+            remote=self.name,
+            path=path,
+            location=location,
+            size_bytes=verdict.size_bytes,
+            validator=validator,
+            ranges=verdict.ranges,
+            modified_s=verdict.modified_s,
+        )

@@ -1,0 +1,45 @@
+"""Behind the first open: find the squashfs tables of an image, fetch and pin them (design section 7.2).
+
+Mount, `ls` and `stat` inside the image are local then. Everything is a guess for speed: an image of another
+format, or a hostile header, just gets no tables.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from lazysif.core.block_map import span
+from lazysif.core.image_format import metadata_plan
+from lazysif.errors import FormatError, LazysifError
+from lazysif.image.open_image import OpenImage
+from lazysif.model import ByteRange
+
+log = logging.getLogger(__name__)
+
+_HEAD_BYTES = 64 << 10
+
+
+async def pin_tables(opened: OpenImage) -> None:
+    """Fetch and pin the header and the squashfs tables of an image just opened; never raises an error of ours."""
+    try:
+        size = opened.image.size_bytes
+        head = bytes(await opened.read(0, _HEAD_BYTES))
+        plan = metadata_plan(head, size)
+        if plan.superblock is not None:
+            superblock = bytes(await opened.read(plan.superblock.start, plan.superblock.length))
+            plan = metadata_plan(head, size, superblock)
+        if plan.tables is not None:
+            await _fetch_and_pin(opened, plan.tables)
+    except FormatError as error:
+        log.info("%s: no tables are fetched ahead: %s", opened.image.name, error.why)
+    except LazysifError as error:
+        log.info("tables are not fetched ahead: %s", error)
+
+
+async def _fetch_and_pin(opened: OpenImage, tables: ByteRange) -> None:
+    """Ask for the tables in large background requests; who needs a part sooner moves it into the demand lane."""
+    head = span(opened.block_map, 0, _HEAD_BYTES)
+    blocks = span(opened.block_map, tables.start, tables.length)
+    opened.pin([*head, *blocks])
+    for flight in opened.prefetch(tables):
+        await flight.wait()

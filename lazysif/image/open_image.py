@@ -1,0 +1,244 @@
+"""One image being read: its blocks from the cache or by flights, with readahead.
+
+A read is answered exactly, or not at all: `min(size, EOF - offset)` bytes or an error. The block table says which
+digest a block has, the cache has the bytes of a digest, and what neither has is joined to a flight or started as
+one. Between the last look at the flights and their start lies no checkpoint, so no block is fetched twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from lazysif.cache.block_cache import BlockCache
+from lazysif.cache.block_table import BlockTable
+from lazysif.core.block_map import BlockMap, length, span
+from lazysif.core.plan import plan_extents
+from lazysif.core.readahead import Readahead
+from lazysif.errors import LazysifError
+from lazysif.fetch.fetcher import Fetcher
+from lazysif.fetch.flights import Flight
+from lazysif.model import Buffer, ByteRange, Digest, Image
+from lazysif.telemetry import Counters
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ExtentLimits:
+    """Bytes of one request: demand is kept small so that its readers are soon served, background large."""
+
+    demand_bytes: int = 1 << 20
+    background_bytes: int = 2 << 20
+    gap_bytes: int = 128 << 10
+
+
+class OpenImage:
+    """Reads of one image. Lives as long as the kernel or a reader holds it; makes nothing that must be saved."""
+
+    def __init__(
+        self,
+        image: Image,
+        block_map: BlockMap,
+        table: BlockTable,
+        cache: BlockCache,
+        fetcher: Fetcher,
+        counters: Counters,
+        limits: ExtentLimits | None = None,
+    ) -> None:
+        self.image = image
+        self.block_map = block_map
+        self.last_error = ""
+        self._cache = cache
+        self._fetcher = fetcher
+        self._counters = counters
+        self._limits = limits or ExtentLimits()
+        self._table = table
+        self._readahead = Readahead()
+        self._pinned: frozenset[int] = frozenset()
+
+    # --- answers -------------------------------------------------------------------------------------------
+
+    def read_now(self, offset: int, size: int) -> Buffer | None:
+        """The answer if it lies in one block in memory, without a checkpoint; else None."""
+        stop = min(offset + size, self.image.size_bytes)
+        if offset >= stop:
+            return b""
+        index = self.block_map.index_at(offset)
+        start = self.block_map.start(index)
+        if stop > self.block_map.start(index + 1):
+            return None
+        data = self._in_memory(index)
+        if data is None:
+            return None
+        self._counters.hits += 1
+        self._counters.memory_hits += 1
+        return memoryview(data)[offset - start : stop - start]
+
+    async def read(self, offset: int, size: int) -> Buffer:
+        """Bytes `[offset, offset + size)` cut at the end of the image, never shorter.
+
+        Raises:
+            ImageChanged: a block that is not cached is gone at the origin.
+            AccessDenied, SourceError: the origin as it answers, after retries.
+        """
+        now = self.read_now(offset, size)
+        if now is not None:
+            return now
+        stop = min(offset + size, self.image.size_bytes)
+        blocks = span(self.block_map, offset, size)
+        found = await self._from_cache(blocks)
+        flights = self._join_or_start(i for i in blocks if i not in found)
+        self._read_ahead(ByteRange(offset, stop))
+        try:
+            for index, flight in flights:
+                found[index] = flight if isinstance(flight, bytes | memoryview) else await flight.wait()
+        except LazysifError as error:
+            self.last_error = str(error)
+            raise
+        return self._joined(blocks, found, ByteRange(offset, stop))
+
+    def _joined(self, blocks: range, found: dict[int, Buffer], asked: ByteRange) -> Buffer:
+        pieces = []
+        for index in blocks:
+            start = self.block_map.start(index)
+            data = memoryview(found[index])
+            pieces.append(data[max(asked.start - start, 0) : asked.stop - start])
+        answer = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        # The kernel takes a short answer for a shrunk file, and a loop device takes it for zeros.
+        assert len(answer) == asked.length
+        return answer
+
+    # --- cache ---------------------------------------------------------------------------------------------
+
+    def _in_memory(self, index: int) -> Buffer | None:
+        digest = self._table.get(index)
+        return self._cache.lookup(digest) if digest is not None else None
+
+    async def _from_cache(self, blocks: range) -> dict[int, Buffer]:
+        """What memory and disk have of these blocks; frames that are gone are struck off the table."""
+        found: dict[int, Buffer] = {}
+        on_disk: dict[int, Digest] = {}
+        for index in blocks:
+            digest = self._table.get(index)
+            if digest is None:
+                continue
+            data = self._cache.lookup(digest)
+            if data is not None:
+                found[index] = data
+                self._counters.memory_hits += 1
+            else:
+                on_disk[index] = digest
+        if on_disk:
+            loaded = await self._cache.load(list(on_disk.values()))
+            for index, digest in on_disk.items():
+                data = loaded.get(digest)
+                if data is None or len(data) != length(self.block_map, index):
+                    if self._table.get(index) == digest and self._cache.lookup(digest) is None:
+                        self._table.forget(index)
+                else:
+                    found[index] = data
+        self._counters.hits += len(found)
+        return found
+
+    # --- fetching ------------------------------------------------------------------------------------------
+
+    def _is_missing(self, index: int) -> bool:
+        """Neither cached as far as the table knows, nor on its way."""
+        return self._table.get(index) is None and self._fetcher.flight(self.image, index, demand=False) is None
+
+    def _join_or_start(self, indices: Iterable[int]) -> list[tuple[int, Flight | Buffer]]:
+        """For each block its flight, joined or just started, or its bytes if they came in the meantime."""
+        sources: list[tuple[int, Flight | Buffer]] = []
+        to_start: list[int] = []
+        for index in indices:
+            flight = self._fetcher.flight(self.image, index, demand=True)
+            landed = self._in_memory(index) if flight is None else None
+            if flight is not None:
+                self._counters.joins += 1
+                sources.append((index, flight))
+            elif landed is not None:
+                self._counters.hits += 1
+                sources.append((index, landed))
+            else:
+                self._counters.misses += 1
+                self._table.forget(index)
+                to_start.append(index)
+        started = self._start(to_start, demand=True)
+        sources.extend((index, started[index]) for index in to_start)
+        return sources
+
+    def _start(self, indices: Iterable[int], *, demand: bool) -> dict[int, Flight]:
+        """Start extents that cover these blocks; they must be missing. Returns all their flights by block."""
+        if not self.image.ranges:
+            return self._start_whole(indices)
+        limits = self._limits
+        runs = plan_extents(
+            self.block_map,
+            indices,
+            self._is_missing,
+            max_bytes=limits.demand_bytes if demand else limits.background_bytes,
+            gap_bytes=limits.gap_bytes if demand else 0,
+        )
+        flights: dict[int, Flight] = {}
+        for run in runs:
+            for flight in self._fetcher.start(self.image, self.block_map, run, self, demand=demand):
+                flights[flight.index] = flight
+        return flights
+
+    def _start_whole(self, indices: Iterable[int]) -> dict[int, Flight]:
+        """An origin without ranges sends everything: one flight for each block that is not there yet."""
+        wanted = set(indices)
+        if not wanted:
+            return {}
+        missing = [i for i in range(self.block_map.count) if self._is_missing(i)]
+        flights = self._fetcher.start(self.image, self.block_map, missing, self, demand=True)
+        return {flight.index: flight for flight in flights}
+
+    def _read_ahead(self, read: ByteRange) -> None:
+        ahead = self._readahead.advance(read, self.image.size_bytes) if self.image.ranges else None
+        if ahead is not None:
+            self.prefetch(ahead)
+
+    def prefetch(self, wanted: ByteRange) -> list[Flight]:
+        """Start what is missing of a range in the background; returns the flights started."""
+        blocks = span(self.block_map, wanted.start, wanted.length)
+        missing = [i for i in blocks if self._is_missing(i)]
+        if not missing or not self.image.ranges:
+            return []
+        self._counters.readahead_blocks += len(missing)
+        return list(self._start(missing, demand=False).values())
+
+    # --- the sink of this image's flights ------------------------------------------------------------------
+
+    def accept(self, index: int, data: Buffer) -> None:
+        """A block has come: its digest goes into the table, its bytes to the cache (`fetch.Sink`)."""
+        digest = Digest(blake3(data).digest())
+        self._cache.put(digest, data, pinned=index in self._pinned)
+        self._table.set(index, digest)
+
+    async def room(self) -> None:
+        await self._cache.wait_room()
+
+    # --- pins and figures ----------------------------------------------------------------------------------
+
+    def pin(self, blocks: Iterable[int]) -> None:
+        """Keep these blocks from eviction: those that are here now, and the others when they come."""
+        self._pinned = frozenset(blocks)
+        known = (self._table.get(i) for i in self._pinned)
+        self._cache.pin([digest for digest in known if digest is not None])
+
+    def cached_bytes(self) -> int:
+        """Bytes of the blocks whose content is known and, unless evicted since, cached."""
+        return sum(length(self.block_map, i) for i in self._table.known_indices())
+
+    def keep(self, start: int, data: bytes) -> None:
+        """Take bytes that came with the probe: the whole blocks among them."""
+        view = memoryview(data)
+        for index in span(self.block_map, start, len(data)):
+            lower, upper = self.block_map.start(index), self.block_map.start(index + 1)
+            if lower >= start and upper <= start + len(data) and self._is_missing(index):
+                self.accept(index, bytes(view[lower - start : upper - start]))

@@ -1,0 +1,180 @@
+"""The httpx transport: one connection pool per remote. The only home of httpx.
+
+Redirects are followed by hand, because httpx keeps custom headers across origins; here the credentials are
+added hop by hop, and only at the origin they belong to. httpcore 1.0.9 loses pool slots for good when a request
+is cancelled while it waits for one or connects (encode/httpcore#1093), so a limiter below the pool's size makes
+sure that nobody waits inside the pool, and callers are flights that nobody cancels.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urljoin
+
+import httpx
+import trio
+
+from lazysif import __version__
+from lazysif.core.content_range import range_header
+from lazysif.core.names import origin_of, same_origin
+from lazysif.errors import LazysifError, SourceProtocolError, SourceUnavailable
+from lazysif.model import AnswerHead, Request
+
+_MAX_REDIRECTS = 5
+_CONNECT_S = 10.0
+_KEEPALIVE_S = 60.0
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+
+class HttpxTransport:
+    """GETs for one remote.
+
+    Args:
+        base_url: the origin that `auth` belongs to; it is sent nowhere else.
+        auth: credentials, or None.
+        ca_file: PEM file of a private certificate authority, trusted beside the system's.
+        connections: most connections at once.
+    """
+
+    def __init__(
+        self, base_url: str, *, auth: httpx.Auth | None = None, ca_file: str | None = None, connections: int = 16
+    ) -> None:
+        self._base_url = base_url
+        self._auth = auth
+        self._slots = trio.CapacityLimiter(connections)
+        self._client = httpx.AsyncClient(
+            verify=_tls_context(ca_file),
+            # trust_env would send ~/.netrc credentials and follow proxies of whoever started the daemon
+            trust_env=False,
+            limits=httpx.Limits(
+                max_connections=connections + 4,
+                max_keepalive_connections=connections,
+                keepalive_expiry=_KEEPALIVE_S,
+            ),
+            headers={"User-Agent": f"lazysif/{__version__}", "Accept-Encoding": "identity"},
+        )
+
+    @asynccontextmanager
+    async def send(self, request: Request) -> AsyncIterator[HttpxAnswer]:
+        """See `model.Transport.send`."""
+        async with self._slots:
+            deadline = trio.current_time() + request.total_s
+            try:
+                # the read timeout starts anew with every byte: this ends a head that drips in
+                with trio.fail_after(request.total_s):
+                    response = await self._follow(request)
+            except trio.TooSlowError as error:
+                raise SourceUnavailable(
+                    "no answer from the origin in time", origin=origin_of(request.url)
+                ) from error
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                raise _translate(error, request.url) from error
+            try:
+                yield HttpxAnswer(response, deadline)
+            finally:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                    await response.aclose()
+
+    async def _follow(self, request: Request) -> httpx.Response:
+        url = request.url
+        for _ in range(_MAX_REDIRECTS + 1):
+            response = await self._send_once(url, request)
+            target = response.headers.get("location", "")
+            if response.status_code not in _REDIRECTS or not target:
+                return response
+            await response.aclose()
+            url = _redirect_target(url, target)
+        raise SourceProtocolError(f"more than {_MAX_REDIRECTS} redirects", origin=origin_of(request.url))
+
+    async def _send_once(self, url: str, request: Request) -> httpx.Response:
+        headers = dict(request.headers)
+        if request.byte_range is not None:
+            headers["Range"] = range_header(request.byte_range)
+        built = self._client.build_request(
+            "GET",
+            url,
+            headers=headers,
+            timeout=httpx.Timeout(request.stall_s, connect=min(_CONNECT_S, request.stall_s), pool=None),
+        )
+        auth = self._auth if same_origin(url, self._base_url) else None
+        return await self._client.send(built, stream=True, auth=auth, follow_redirects=False)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+class HttpxAnswer:
+    """An answer of `HttpxTransport`; see `model.Answer`."""
+
+    def __init__(self, response: httpx.Response, deadline: float) -> None:
+        self._response = response
+        self._deadline = deadline
+        self.head = AnswerHead(
+            status=response.status_code,
+            headers={name.lower(): value for name, value in response.headers.items()},
+            url=origin_of(str(response.url)),
+        )
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """See `model.Answer.chunks`. A slow drip that would outlast the request's total time is broken off."""
+        try:
+            async for chunk in self._response.aiter_raw():
+                yield chunk
+                if trio.current_time() > self._deadline:
+                    raise SourceUnavailable("the origin sends too slowly", origin=self.head.url)
+        except httpx.HTTPError as error:
+            raise _translate(error, str(self._response.url)) from error
+
+
+def _tls_context(ca_file: str | None) -> ssl.SSLContext:
+    """The system's authorities (SSL_CERT_FILE counts), and a site's own beside them."""
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        context.load_verify_locations(cafile=ca_file)
+    return context
+
+
+def _redirect_target(url: str, target: str) -> str:
+    joined = urljoin(url, target)
+    if not joined.startswith(("http://", "https://")):
+        raise SourceProtocolError("the origin redirects to something that is not HTTP", origin=origin_of(url))
+    if url.startswith("https://") and joined.startswith("http://"):
+        raise SourceProtocolError("the origin redirects from HTTPS to plain HTTP", origin=origin_of(url))
+    return joined
+
+
+def _translate(error: Exception, url: str) -> LazysifError:
+    """An httpx error as ours: what a second try cannot help is a protocol error."""
+    origin = origin_of(url)
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return SourceProtocolError(
+                f"the origin's certificate is not trusted: {cause.verify_message}",
+                origin=origin,
+                hint="for a private authority set ca_file",
+            )
+        if isinstance(cause, socket.gaierror):
+            return SourceUnavailable(f"the origin's host name has no address: {cause.strerror}", origin=origin)
+    match error:
+        case httpx.TimeoutException():
+            what = "no connection" if isinstance(error, httpx.ConnectTimeout) else "no data"
+            return SourceUnavailable(f"{what} from the origin in time", origin=origin)
+        case httpx.ConnectError():
+            return SourceUnavailable(f"no connection to the origin: {error}", origin=origin)
+        case httpx.InvalidURL() | httpx.UnsupportedProtocol():
+            return SourceProtocolError("the origin's address cannot be used", origin=origin)
+        case httpx.LocalProtocolError():
+            return SourceProtocolError(f"not a possible request: {error}", origin=origin)
+        case _:
+            return SourceUnavailable(f"the connection broke: {error or type(error).__name__}", origin=origin)
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found

@@ -1,0 +1,197 @@
+"""What names mean: asked at the origin once at a time, believed for a while, remembered when the origin is gone.
+
+Resolutions run in the daemon's nursery, so that a kernel request that gives up neither ends one nor hands its
+cancellation to the others who wait for the same name.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from lazysif.core.names import has_image_suffix
+from lazysif.errors import AccessDenied, LazysifError, NoSuchEntry, SourceError
+from lazysif.fetch.remote import FoundDirectory, FoundImage, Remote
+from lazysif.model import DirectoryEntry, EntryKind, Image, InodeNumber
+from lazysif.tree.state import StateStore
+
+log = logging.getLogger(__name__)
+
+_MAX_NAMES = 100_000
+_ERROR_S = 1.0
+"""How long a failed look-up is repeated without asking: a storm of stats costs one request a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a name means: an image, or a directory where `image` is None; `number` is its inode."""
+
+    number: InodeNumber
+    image: Image | None
+
+
+Key = tuple[str, str]
+
+
+@dataclass(slots=True)
+class _Known:
+    answer: Meaning | LazysifError
+    until: float
+
+
+class _Resolution:
+    """One name being asked for; whoever needs it waits for `done`."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.answer: Meaning | LazysifError = NoSuchEntry("not resolved")
+
+
+class Names:
+    """Args:
+    keep: takes the first bytes that came with a probe.
+    """
+
+    def __init__(
+        self, nursery: trio.Nursery, state: StateStore, keep: Callable[[FoundImage], Awaitable[None]]
+    ) -> None:
+        self._nursery = nursery
+        self._state = state
+        self._keep = keep
+        self._threads = trio.CapacityLimiter(1)
+        self._known: OrderedDict[Key, _Known] = OrderedDict()
+        self._underway: dict[Key, _Resolution] = {}
+        self._listings: OrderedDict[Key, tuple[float, tuple[DirectoryEntry, ...] | None]] = OrderedDict()
+
+    async def resolve(self, remote: Remote, path: str) -> Meaning:
+        """What `path` below a remote means now, or meant at most `revalidate_s` ago.
+
+        Raises:
+            NoSuchEntry, AccessDenied, SourceError: remembered for a short while, too.
+        """
+        key = (remote.name, path)
+        known = self._known.get(key)
+        if known is not None and known.until > trio.current_time():
+            answer = known.answer
+        else:
+            resolution = self._underway.get(key)
+            if resolution is None:
+                resolution = self._underway[key] = _Resolution()
+                self._nursery.start_soon(self._run, remote, path, resolution, name=f"resolve {remote.name}/{path}")
+            await resolution.done.wait()
+            answer = resolution.answer
+        if isinstance(answer, LazysifError):
+            raise answer.with_traceback(None)
+        return answer
+
+    async def _run(self, remote: Remote, path: str, resolution: _Resolution) -> None:
+        key = (remote.name, path)
+        resolution.answer = SourceError("the look-up was broken off")
+        try:
+            resolution.answer, valid_s = await self._ask(remote, path)
+            self._believe(key, resolution.answer, valid_s)
+        except Exception:
+            log.exception("look-up of %s in %s failed in an unexpected way", path, remote.name or "the remote")
+        finally:
+            del self._underway[key]
+            resolution.done.set()
+
+    async def _ask(self, remote: Remote, path: str) -> tuple[Meaning | LazysifError, float]:
+        """The answer and for how many seconds it holds."""
+        policy = remote.policy
+        before = await self._before(remote, path)
+        try:
+            found = await remote.find(path, before)
+        except (NoSuchEntry, AccessDenied) as error:
+            if await self._implies_directory(remote, path):
+                return await self._directory(remote, path), policy.revalidate_s
+            return error, policy.negative_s if isinstance(error, NoSuchEntry) else max(policy.negative_s, _ERROR_S)
+        except LazysifError as error:
+            if before is not None and error.temporary:
+                log.warning("%s; the version known before is served", error)
+                return await self._image(before), max(policy.negative_s, _ERROR_S)
+            log.warning("look-up failed: %s", error)
+            return error, _ERROR_S
+        if isinstance(found, FoundDirectory):
+            return await self._directory(remote, path), policy.revalidate_s
+        meaning = await self._image(found.image)
+        if found.first_bytes:
+            await self._keep(found)
+        return meaning, policy.revalidate_s
+
+    async def _before(self, remote: Remote, path: str) -> Image | None:
+        """The version that the name meant last, in this daemon's life or before it."""
+        known = self._known.get((remote.name, path))
+        if known is not None and isinstance(known.answer, Meaning):
+            return known.answer.image
+        image = await trio.to_thread.run_sync(self._state.image_named, remote.name, path, limiter=self._threads)
+        # a whole download without a validator cannot be asked about; it is asked for anew
+        return image if image is not None and (image.ranges or image.validator.kind.value != "none") else None
+
+    async def _directory(self, remote: Remote, path: str) -> Meaning:
+        number = await trio.to_thread.run_sync(
+            self._state.remember_directory, remote.name, path, limiter=self._threads
+        )
+        return Meaning(number, None)
+
+    async def _image(self, image: Image) -> Meaning:
+        number = await trio.to_thread.run_sync(self._state.remember_image, image, limiter=self._threads)
+        return Meaning(number, image)
+
+    async def _implies_directory(self, remote: Remote, path: str) -> bool:
+        """Whether a name that the origin does not have may still be on the way to one that it has.
+
+        Object stores have no directories: there `dir` is nothing, and `dir/x.sif` is an image. Where the origin
+        lists the parent, the list decides; where it lists nothing, any name that does not look like an image
+        may be a directory.
+        """
+        name = path.rpartition("/")[2]
+        if not path or name.startswith(".") or has_image_suffix(name):
+            return False
+        try:
+            entries = await self.listing(remote, path.rpartition("/")[0])
+        except LazysifError:
+            return False
+        if entries is None:
+            return True
+        return DirectoryEntry(name, EntryKind.DIRECTORY) in entries
+
+    async def listing(self, remote: Remote, path: str) -> tuple[DirectoryEntry, ...] | None:
+        """The origin's listing of a directory, at most `revalidate_s` old; None where it gives none."""
+        key = (remote.name, path)
+        until, entries = self._listings.get(key, (0.0, None))
+        if until > trio.current_time():
+            return entries
+        entries = await remote.list(path)
+        self._listings[key] = (trio.current_time() + remote.policy.revalidate_s, entries)
+        while len(self._listings) > 256:
+            self._listings.popitem(last=False)
+        return entries
+
+    def resolved_below(self, remote: str, directory: str) -> dict[str, Meaning]:
+        """Names of this directory that were resolved lately, by their last component."""
+        prefix = directory + "/" if directory else ""
+        return {
+            path[len(prefix) :]: known.answer
+            for (name, path), known in self._known.items()
+            if name == remote
+            and path.startswith(prefix)
+            and "/" not in path[len(prefix) :]
+            and isinstance(known.answer, Meaning)
+        }
+
+    def doubt(self, remote: str, path: str) -> None:
+        """Ask again at the next look-up: a reader has met another version."""
+        known = self._known.get((remote, path))
+        if known is not None:
+            known.until = 0.0
+
+    def _believe(self, key: Key, answer: Meaning | LazysifError, valid_s: float) -> None:
+        self._known[key] = _Known(answer, trio.current_time() + valid_s)
+        self._known.move_to_end(key)
+        while len(self._known) > _MAX_NAMES:
+            self._known.popitem(last=False)

@@ -1,0 +1,93 @@
+"""The images that are open or were lately: one `OpenImage` for each version, shared by all its names and readers."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+
+import trio
+
+from lazysif.core.block_map import GridMap
+from lazysif.cache.block_cache import BlockCache
+from lazysif.fetch.remote import Remote
+from lazysif.image.metadata import pin_tables
+from lazysif.image.open_image import OpenImage
+from lazysif.model import Image, ImageId
+from lazysif.telemetry import Counters
+
+_KEPT_WITHOUT_HANDLES = 64
+"""A block table takes 40 bytes a block: 3 MB for 9 GB, so that idle images are let go."""
+
+
+class OpenImages:
+    """Makes, shares and lets go of open images.
+
+    Args:
+        nursery: of the daemon; metadata is fetched in it, behind the open.
+    """
+
+    def __init__(
+        self, nursery: trio.Nursery, remotes: Callable[[str], Remote], cache: BlockCache, block_size: int,
+        counters: Counters,
+    ) -> None:
+        self._nursery = nursery
+        self._remotes = remotes
+        self._cache = cache
+        self._block_size = block_size
+        self._counters = counters
+        self._images: OrderedDict[ImageId, OpenImage] = OrderedDict()
+        self._handles: Counter[ImageId] = Counter()
+        self._tables_asked: set[ImageId] = set()
+        self._opening = trio.Lock()
+
+    async def get(self, image: Image) -> OpenImage:
+        """The open image of this version; makes it if need be (its block table is read in a thread)."""
+        opened = self._images.get(image.id)
+        if opened is None:
+            async with self._opening:
+                opened = self._images.get(image.id)
+                if opened is None:
+                    opened = await self._make(image)
+                    self._images[image.id] = opened
+                    self._let_go()
+        self._images.move_to_end(image.id)
+        return opened
+
+    async def _make(self, image: Image) -> OpenImage:
+        block_map = GridMap(image.size_bytes, self._block_size)
+        table = await self._cache.open_table(image.id, block_map.count)
+        fetcher = self._remotes(image.remote).fetcher
+        return OpenImage(image, block_map, table, self._cache, fetcher, self._counters)
+
+    async def open(self, image: Image) -> OpenImage:
+        """Count a handle; the first one starts the fetch of the image's tables."""
+        opened = await self.get(image)
+        self._handles[image.id] += 1
+        if image.ranges and image.id not in self._tables_asked:
+            self._tables_asked.add(image.id)
+            self._nursery.start_soon(pin_tables, opened, name=f"tables of {image.name}")
+        return opened
+
+    def release(self, image: Image) -> None:
+        """Give a handle back. A handle of a predecessor's is given back without having been counted."""
+        self._handles[image.id] -= 1
+        if self._handles[image.id] <= 0:
+            del self._handles[image.id]
+        self._let_go()
+
+    def _let_go(self) -> None:
+        excess = len(self._images) - len(self._handles) - _KEPT_WITHOUT_HANDLES
+        for image_id in list(self._images):
+            if excess <= 0:
+                return
+            if image_id not in self._handles:
+                del self._images[image_id]
+                self._tables_asked.discard(image_id)
+                excess -= 1
+
+    def handles(self, image_id: ImageId) -> int:
+        return self._handles[image_id]
+
+    def listed(self) -> list[OpenImage]:
+        """A copy, for status."""
+        return list(self._images.values())

@@ -1,0 +1,327 @@
+"""The tree that the kernel sees, without FUSE: names to inodes, inodes to images, and the deadlines of it all.
+
+Inode numbers outlive the process: a number that a predecessor gave out is looked up in the state directory, and a
+file handle is its inode number, so that reads need nothing that was made at open.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+import trio
+
+from lazysif.core.identity import ROOT_INODE, inode_number
+from lazysif.core.inodes import LookupCounts
+from lazysif.core.names import decode_name
+from lazysif.errors import DeadlineExceeded, ImageChanged, NoSuchEntry, SourceUnavailable, StaleInode
+from lazysif.fetch.remote import FoundImage, Remote
+from lazysif.image.open_image import OpenImage
+from lazysif.model import Buffer, EntryKind, Image, InodeNumber
+from lazysif.telemetry import Counters
+from lazysif.tree.attributes import Attributes, ListedEntry, directory_mode
+from lazysif.tree.names import Meaning, Names
+from lazysif.tree.open_images import OpenImages
+from lazysif.tree.state import StateStore
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_ENTRY_TIMEOUT_S = 1.0
+_IMAGE_ATTR_TIMEOUT_S = 3600.0
+_DIRECTORY_ATTR_TIMEOUT_S = 60.0
+_MAX_WAITING_READS = 800
+"""Below the 1,000 handlers that run at once, so that stalled reads never keep look-ups waiting."""
+
+
+class Tree:
+    """Args:
+    remotes: by name; the one named "" alone makes the mount's root.
+    lookup_timeout_s, read_timeout_s: within which every look-up and read ends, in data or an error.
+    whole_file_timeout_s: the same for reads of a file that its origin only sends whole.
+    """
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        remotes: Mapping[str, Remote],
+        images: OpenImages,
+        state: StateStore,
+        counters: Counters,
+        *,
+        lookup_timeout_s: float = 20.0,
+        read_timeout_s: float = 60.0,
+        whole_file_timeout_s: float = 600.0,
+    ) -> None:
+        self._remotes = dict(remotes)
+        self._images = images
+        self._state = state
+        self._counters = counters
+        self._names = Names(nursery, state, self._keep)
+        self._lookups = LookupCounts()
+        self._nodes: dict[InodeNumber, Meaning] = {}
+        self._directories: dict[InodeNumber, tuple[str, str]] = {}
+        self._remote_numbers: dict[str, InodeNumber] = {}
+        self._reading: dict[InodeNumber, OpenImage] = {}
+        self._waiting_reads = 0
+        self._lookup_timeout_s = lookup_timeout_s
+        self._read_timeout_s = read_timeout_s
+        self._whole_file_timeout_s = whole_file_timeout_s
+        self._threads = trio.CapacityLimiter(1)
+
+    # --- names -----------------------------------------------------------------------------------------------
+
+    async def lookup(self, parent: InodeNumber, raw_name: bytes) -> Attributes:
+        """What `raw_name` in a directory is; takes a lookup count.
+
+        Raises:
+            NoSuchEntry, StaleInode, AccessDenied, SourceError, DeadlineExceeded.
+        """
+        name = decode_name(raw_name)
+        if name is None:
+            raise NoSuchEntry("a name that no image can have")
+        attributes = await self._in_time(self._lookup, parent, name)
+        self._lookups.add(attributes.number)
+        return attributes
+
+    async def _lookup(self, parent: InodeNumber, name: str) -> Attributes:
+        remote_name, directory = await self._directory(parent)
+        if parent == ROOT_INODE and "" not in self._remotes:
+            if name not in self._remotes:
+                raise NoSuchEntry(f"no remote is called {name!r}")
+            return await self._remote_directory(name)
+        remote = self._remotes[remote_name]
+        path = f"{directory}/{name}" if directory else name
+        meaning = await self._names.resolve(remote, path)
+        return self._attributes(meaning, remote_name, path)
+
+    async def _remote_directory(self, name: str) -> Attributes:
+        number = self._remote_numbers.get(name)
+        if number is None:
+            number = await trio.to_thread.run_sync(self._state.remember_directory, name, "", limiter=self._threads)
+            self._remote_numbers[name] = number
+        return self._attributes(Meaning(number, None), name, "")
+
+    async def _directory(self, number: InodeNumber) -> tuple[str, str]:
+        """Remote and path of a directory's inode."""
+        if number == ROOT_INODE:
+            return "", ""
+        known = self._directories.get(number)
+        if known is None:
+            known = await trio.to_thread.run_sync(self._state.directory_of, number, limiter=self._threads)
+            if known is None or known[0] not in self._remotes:
+                raise StaleInode("a directory that this mount does not know")
+            self._directories[number] = known
+        return known
+
+    def _attributes(self, meaning: Meaning, remote: str, path: str) -> Attributes:
+        self._nodes[meaning.number] = meaning
+        if meaning.image is None:
+            self._directories[meaning.number] = (remote, path)
+            return self._directory_attributes(meaning.number, remote)
+        policy = self._remotes[remote].policy
+        return Attributes(
+            number=meaning.number,
+            kind=EntryKind.FILE,
+            size_bytes=meaning.image.size_bytes,
+            mode=policy.mode,
+            uid=policy.uid,
+            gid=policy.gid,
+            modified_s=meaning.image.modified_s,
+            entry_timeout_s=min(_ENTRY_TIMEOUT_S, policy.revalidate_s),
+            attr_timeout_s=_IMAGE_ATTR_TIMEOUT_S,
+        )
+
+    def _directory_attributes(self, number: InodeNumber, remote: str) -> Attributes:
+        policy = self._remotes[remote].policy if remote in self._remotes else None
+        return Attributes(
+            number=number,
+            kind=EntryKind.DIRECTORY,
+            size_bytes=0,
+            mode=directory_mode(policy.mode) if policy is not None else 0o555,
+            uid=policy.uid if policy is not None else 0,
+            gid=policy.gid if policy is not None else 0,
+            modified_s=0,
+            entry_timeout_s=_ENTRY_TIMEOUT_S,
+            attr_timeout_s=_DIRECTORY_ATTR_TIMEOUT_S,
+        )
+
+    async def attributes(self, number: InodeNumber) -> Attributes:
+        """Attributes of an inode given out before. Raises: StaleInode."""
+        if number == ROOT_INODE:
+            return self._directory_attributes(number, "")
+        meaning = self._nodes.get(number)
+        if meaning is None:
+            meaning = await self._restore(number)
+        if meaning.image is None:
+            remote, path = await self._directory(number)
+            return self._attributes(meaning, remote, path)
+        return self._attributes(meaning, meaning.image.remote, meaning.image.path)
+
+    async def _restore(self, number: InodeNumber) -> Meaning:
+        """What a number meant that a predecessor gave out."""
+        image = await trio.to_thread.run_sync(self._state.image_of, number, limiter=self._threads)
+        if image is not None and image.remote in self._remotes:
+            meaning = Meaning(number, await self._remotes[image.remote].relocate(image))
+        else:
+            await self._directory(number)
+            meaning = Meaning(number, None)
+        self._nodes[number] = meaning
+        return meaning
+
+    def forget(self, returned: list[tuple[InodeNumber, int]]) -> None:
+        """The kernel gives lookup counts back."""
+        for number in self._lookups.forget(returned):
+            self._nodes.pop(number, None)
+            self._directories.pop(number, None)
+            self._reading.pop(number, None)
+
+    # --- directories -----------------------------------------------------------------------------------------
+
+    async def entries(self, number: InodeNumber) -> list[ListedEntry]:
+        """The entries of a directory, sorted by name, without `.` and `..`; takes no lookup counts.
+
+        Where the origin gives no listing, the names that were used lately. A file whose size is not known yet
+        gets attributes that the kernel may not believe for a moment: `stat` asks by LOOKUP.
+
+        Raises:
+            StaleInode, AccessDenied, SourceError, DeadlineExceeded.
+        """
+        return await self._in_time(self._list, number)
+
+    async def _list(self, number: InodeNumber) -> list[ListedEntry]:
+        remote_name, directory = await self._directory(number)
+        if number == ROOT_INODE and "" not in self._remotes:
+            attributes = {name: await self._remote_directory(name) for name in self._remotes}
+        else:
+            attributes = await self._list_remote(self._remotes[remote_name], directory)
+        ordered = sorted(attributes.items())
+        return [ListedEntry(name, entry, position + 1) for position, (name, entry) in enumerate(ordered)]
+
+    async def _list_remote(self, remote: Remote, directory: str) -> dict[str, Attributes]:
+        known = self._names.resolved_below(remote.name, directory)
+        listed = await self._names.listing(remote, directory)
+        entries: dict[str, Attributes] = {}
+        for name, meaning in known.items():
+            path = f"{directory}/{name}" if directory else name
+            entries[name] = self._attributes(meaning, remote.name, path)
+        if listed is None:
+            return entries
+        names = {entry.name for entry in listed}
+        entries = {name: attributes for name, attributes in entries.items() if name in names}
+        for entry in listed:
+            if entry.name not in entries:
+                entries[entry.name] = self._unresolved(remote, directory, entry.name, entry.kind)
+        return entries
+
+    def _unresolved(self, remote: Remote, directory: str, name: str, kind: EntryKind) -> Attributes:
+        """Attributes for an entry that was listed and not asked for: enough for `ls`, believed for no time."""
+        identity = f"listed\0{remote.name}\0{directory}\0{name}"
+        policy = remote.policy
+        return Attributes(
+            number=inode_number(identity),
+            kind=kind,
+            size_bytes=0,
+            mode=policy.mode if kind is EntryKind.FILE else directory_mode(policy.mode),
+            uid=policy.uid,
+            gid=policy.gid,
+            modified_s=0,
+            entry_timeout_s=0.0,
+            attr_timeout_s=0.0,
+        )
+
+    def listed_to_kernel(self, attributes: Attributes) -> None:
+        """The kernel took an entry of a listing: readdirplus counts as a look-up."""
+        self._lookups.add(attributes.number)
+
+    # --- files -----------------------------------------------------------------------------------------------
+
+    async def open(self, number: InodeNumber) -> None:
+        """Count a handle of an image. Raises: StaleInode."""
+        image = await self._image(number)
+        self._reading[number] = await self._images.open(image)
+
+    async def release(self, number: InodeNumber) -> None:
+        """A handle is closed."""
+        image = await self._image(number)
+        self._images.release(image)
+        if not self._images.handles(image.id):
+            self._reading.pop(number, None)
+
+    async def _image(self, number: InodeNumber) -> Image:
+        meaning = self._nodes.get(number) or await self._restore(number)
+        if meaning.image is None:
+            raise StaleInode("not a file")
+        return meaning.image
+
+    def read_now(self, number: InodeNumber, offset: int, size: int) -> Buffer | None:
+        """The answer if it is at hand in memory, else None."""
+        opened = self._reading.get(number)
+        data = opened.read_now(offset, size) if opened is not None else None
+        if data is not None:
+            self._counters.read_requests += 1
+            self._counters.served_bytes += len(data)
+        return data
+
+    async def read(self, number: InodeNumber, offset: int, size: int) -> Buffer:
+        """Exactly `min(size, EOF - offset)` bytes.
+
+        Raises:
+            ImageChanged, AccessDenied, SourceError, DeadlineExceeded, StaleInode.
+        """
+        self._counters.read_requests += 1
+        opened = self._reading.get(number)
+        if opened is None:
+            opened = self._reading[number] = await self._images.get(await self._image(number))
+        if self._waiting_reads >= _MAX_WAITING_READS:
+            raise SourceUnavailable("too many reads wait for the origin", image=opened.image.name)
+        timeout_s = self._read_timeout_s if opened.image.ranges else self._whole_file_timeout_s
+        self._waiting_reads += 1
+        try:
+            with trio.fail_after(timeout_s):
+                data = await opened.read(offset, size)
+        except trio.TooSlowError:
+            late = DeadlineExceeded(
+                f"no data within {timeout_s:g} s", image=opened.image.name, origin=opened.image.location.origin
+            )
+            opened.last_error = str(late)
+            raise late from None
+        except ImageChanged:
+            self._counters.image_changes += 1
+            self._names.doubt(opened.image.remote, opened.image.path)
+            raise
+        finally:
+            self._waiting_reads -= 1
+        self._counters.served_bytes += len(data)
+        return data
+
+    async def _keep(self, found: FoundImage) -> None:
+        opened = await self._images.get(found.image)
+        opened.keep(0, found.first_bytes)
+
+    async def extended_attributes(self, number: InodeNumber) -> dict[str, str]:
+        """What `getfattr` shows of an image; {} for a directory (design section 10)."""
+        if number == ROOT_INODE:
+            return {}
+        meaning = self._nodes.get(number) or await self._restore(number)
+        if meaning.image is None:
+            return {}
+        opened = await self._images.get(meaning.image)
+        image = opened.image
+        percent = 100.0 * opened.cached_bytes() / image.size_bytes if image.size_bytes else 100.0
+        return {
+            "user.lazysif.cached_percent": f"{percent:.1f}",
+            "user.lazysif.origin": image.location.origin,
+            "user.lazysif.validator": f"{image.validator.kind.value} {image.validator.value}",
+            "user.lazysif.last_error": opened.last_error,
+        }
+
+    # --- deadlines -------------------------------------------------------------------------------------------
+
+    async def _in_time(self, work: Callable[..., Awaitable[_T]], *arguments: object) -> _T:
+        try:
+            with trio.fail_after(self._lookup_timeout_s):
+                return await work(*arguments)
+        except trio.TooSlowError:
+            raise DeadlineExceeded(f"no answer within {self._lookup_timeout_s:g} s") from None
