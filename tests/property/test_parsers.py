@@ -1,12 +1,15 @@
 """Whatever an origin sends: it parses, or it is a FormatError, and nothing else is raised."""
 
 import struct
+from html import escape
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lazysif.core.image_format import metadata_plan
+from lazysif.core.index_page import looks_like_index, parse_index
+from lazysif.core.names import is_name, join_url
 from lazysif.core.sif import parse_header, parse_primary_partition
 from lazysif.core.squashfs import parse_superblock, tables_range
 from lazysif.errors import FormatError
@@ -74,3 +77,23 @@ def test_wild_numbers_in_a_superblock(numbers: list[int], offset: int, size: int
         return
     tables = tables_range(known, offset, size)
     assert tables is None or 0 <= tables.start < tables.stop <= size
+
+
+@given(st.text(max_size=500), st.sampled_from(["http://h/", "https://h:1/a%20b/?q", "x", ""]))
+def test_an_index_page_of_garbage(body: str, url: str) -> None:
+    for page in (
+        body,
+        f'<a href="{body}">',
+        f"<a {body}>",
+        f"[{body}]",
+        f'[{{"name": "{body}", "type": "file"}}]',
+    ):
+        assert all(is_name(entry.name) for entry in parse_index(page, url))
+        looks_like_index("application/json", page)
+
+
+@given(st.lists(st.text(min_size=1, max_size=20).filter(is_name), unique=True, max_size=5))
+def test_links_made_as_we_make_urls_read_back(names: list[str]) -> None:
+    url = "https://h/a%20b/"
+    links = "".join(f'<a href="{escape(join_url(url, name))}">' for name in names)
+    assert [entry.name for entry in parse_index(links, url)] == names
