@@ -122,7 +122,6 @@ class Daemon:
         session.mount(operations, self._mountpoint, self._config.mount.options, self._source())
         try:
             control.start()
-            session.tune(self._mountpoint, READ_AHEAD_KB)
             nursery.start_soon(self._end_on_signal)
             nursery.start_soon(self._announce, ready)
             await session.serve()
@@ -137,6 +136,8 @@ class Daemon:
             await trio.to_thread.run_sync(os.statvfs, self._mountpoint, abandon_on_cancel=True)
         if scope.cancelled_caught:
             raise MountError(f"the mount at {self._mountpoint} does not answer within {_ANSWER_S:g} s")
+        # not before: the kernel sets both anew when it reads the reply to INIT
+        session.tune(self._mountpoint, READ_AHEAD_KB)
         log.info("%s is mounted, version %s", self._mountpoint, __version__)
         ready()
 

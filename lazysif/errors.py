@@ -47,11 +47,10 @@ class LazysifError(Exception):
             line += f"; {self.hint}"
         return line
 
-    def about(self, *, image: str = "", origin: str = "") -> LazysifError:
-        """Fill in the image and the origin where they are not known yet; returns self, for `raise`."""
+    def about(self, *, image: str = "", origin: str = "") -> None:
+        """Fill in the image and the origin where they are not known yet."""
         self.image = self.image or image
         self.origin = self.origin or origin
-        return self
 
 
 class ConfigError(LazysifError):
@@ -98,7 +97,13 @@ class SourceUnavailable(SourceError):
     temporary = True
 
     def __init__(
-        self, why: str, *, image: str = "", origin: str = "", hint: str = "", retry_after_s: float | None = None
+        self,
+        why: str,
+        *,
+        image: str = "",
+        origin: str = "",
+        hint: str = "",
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(why, image=image, origin=origin, hint=hint)
         self.retry_after_s = retry_after_s

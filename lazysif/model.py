@@ -5,7 +5,7 @@ Nothing here does anything. Ranges are half-open `[start, stop)` in bytes of the
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -144,8 +144,8 @@ class Answer(Protocol):
     @property
     def head(self) -> AnswerHead: ...
 
-    def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it arrives, undecoded.
+    def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The body as it arrives, undecoded; to be closed where it is left early (`contextlib.aclosing`).
 
         Raises:
             SourceUnavailable: reset, stall, or a body that ends before its Content-Length.

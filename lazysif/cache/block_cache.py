@@ -127,7 +127,7 @@ class BlockCache:
     def __repr__(self) -> str:
         return f"<BlockCache {self.settings.directory} {self._health.state} {self._memory!r} {self._queue!r}>"
 
-    # --- reading --------------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def lookup(self, digest: Digest) -> Buffer | None:
         """The content, if it is in memory. Takes under a microsecond."""
@@ -228,7 +228,7 @@ class BlockCache:
         self._counters.cache_read_errors += 1
         self._failed(trouble)
 
-    # --- writing --------------------------------------------------------------------------------------------
+    # --- writing ----------------------------------------------------------------------------------
 
     def put(self, digest: Digest, data: Buffer, pinned: bool = False) -> None:
         """Keep a block whose content is known to have this digest: at once in memory, soon on disk.
@@ -260,7 +260,7 @@ class BlockCache:
             if not self._queue.pin(digest):
                 self._uses[digest] = True
 
-    # --- life -----------------------------------------------------------------------------------------------
+    # --- life -------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Open the store and serve it until `aclose()`; to be started once, with `nursery.start`.

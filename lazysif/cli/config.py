@@ -31,9 +31,10 @@ def check_command(file: Path) -> int:
 @click.option("--config", "file", type=click.Path(path_type=Path), help="TOML file with the remotes.")
 def show_command(source: str | None, file: Path | None) -> int:
     """Print what is in force: with FILE, for `lazysif mount SOURCE`, or the defaults alone."""
+    config = Config()
     if file is not None:
         config = load_config(file)
-    else:
-        config = config_for_source(source) if source is not None else Config()
+    elif source is not None:
+        config = config_for_source(source)
     click.echo(render(config))
     return 0

@@ -23,8 +23,11 @@ from lazysif.fuse.mountinfo import find_mount
 _READY_S = 60.0
 _LOG_BYTES = 10 << 20
 _IGNORED_OPTIONS = frozenset(
-    "auto noauto defaults nofail _netdev user users nouser owner group ro rw exec noexec suid nosuid dev nodev "
-    "atime noatime relatime nodiratime async sync".split()
+    (
+        *("auto", "noauto", "defaults", "nofail", "_netdev", "user", "users", "nouser", "owner", "group"),
+        *("ro", "rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev", "async", "sync"),
+        *("atime", "noatime", "relatime", "nodiratime"),
+    )
 )
 """What mount(8) and fstab pass on for others. A mount is always read-only; nosuid and nodev are always set."""
 _FUSE_OPTIONS = frozenset(("allow_other", "allow_root"))

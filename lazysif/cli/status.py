@@ -57,7 +57,9 @@ def _show(document: dict[str, Any]) -> None:
 
     console = Console(highlight=False)
     cache, counters = document["cache"], document["counters"]
-    console.print(f"[bold]{document['mountpoint']}[/bold] from {document['source']}, process {document['pid']}")
+    console.print(
+        f"[bold]{document['mountpoint']}[/bold] from {document['source']}, process {document['pid']}"
+    )
     console.print(
         f"cache {cache['state']}: {format_size(cache['used_bytes'])} of {format_size(cache['limit_bytes'])} used, "
         f"{format_size(cache['free_bytes'])} free on its disk"

@@ -18,11 +18,15 @@ class _StatusCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         for name, value in self._status["counters"].items():
-            yield CounterMetricFamily(f"lazysif_{name}", f"Total of {name} since the daemon started", value=value)
+            yield CounterMetricFamily(
+                f"lazysif_{name}", f"Total of {name} since the daemon started", value=value
+            )
         cache = self._status["cache"]
         for name in ("used_bytes", "limit_bytes", "free_bytes"):
             yield GaugeMetricFamily(f"lazysif_cache_{name}", f"Block cache: {name}", value=cache[name])
-        state = GaugeMetricFamily("lazysif_cache_state", "1 for the state the cache disk is in", labels=["state"])
+        state = GaugeMetricFamily(
+            "lazysif_cache_state", "1 for the state the cache disk is in", labels=["state"]
+        )
         state.add_metric([cache["state"]], 1)
         yield state
         handles = sum(image["open_handles"] for image in self._status["images"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 from lazysif.model import ByteRange
@@ -67,7 +68,7 @@ class IndexedMap:
 
     def __post_init__(self) -> None:
         edges = [*self.starts, self.size_bytes]
-        if edges[0] != 0 or any(a >= b for a, b in zip(edges, edges[1:], strict=False)):
+        if edges[0] != 0 or any(a >= b for a, b in pairwise(edges)):
             raise ValueError("block starts must rise from 0 and stay below the size")
 
     @property

@@ -104,7 +104,9 @@ def refusal(head: AnswerHead) -> LazysifError:
     """The error that a status outside 2xx and 304 stands for."""
     status = head.status
     if status in (401, 407):
-        return AccessDenied(f"the origin asks for credentials ({status})", hint="check the remote's credentials")
+        return AccessDenied(
+            f"the origin asks for credentials ({status})", hint="check the remote's credentials"
+        )
     if status == 403:
         return AccessDenied("the origin refuses access (403)", hint="check the remote's credentials")
     if status in (404, 410):
@@ -126,7 +128,8 @@ def _check_coding(head: AnswerHead) -> None:
     coding = head.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("identity", ""):
         raise SourceProtocolError(
-            f"the origin sent the bytes coded as {coding[:40]!r}", hint="switch compression off for images there"
+            f"the origin sent the bytes coded as {coding[:40]!r}",
+            hint="switch compression off for images there",
         )
 
 

@@ -64,7 +64,10 @@ class Readahead:
         """The stream that this read continues, moved to the end of the list."""
         slack = self.limits.slack_bytes
         for stream in reversed(self._streams):
-            if stream.position - slack <= read.start <= stream.position + slack and read.stop > stream.position:
+            if (
+                stream.position - slack <= read.start <= stream.position + slack
+                and read.stop > stream.position
+            ):
                 self._streams.remove(stream)
                 self._streams.append(stream)
                 return stream

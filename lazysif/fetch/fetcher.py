@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -108,7 +109,9 @@ class Fetcher:
             extent.flights[index] = flight
         started = list(extent.flights.values())
         if started:
-            self._nursery.start_soon(self._bring, extent, name=f"extent {image.name} {blocks[0]}+{len(started)}")
+            self._nursery.start_soon(
+                self._bring, extent, name=f"extent {image.name} {blocks[0]}+{len(started)}"
+            )
         return started
 
     async def _bring(self, extent: Extent) -> None:
@@ -157,7 +160,8 @@ class Fetcher:
                 )
                 if delay_s is None:
                     raise
-                log.info("retry in %.1f s: %s", delay_s, error.about(image=extent.image.name))
+                error.about(image=extent.image.name)
+                log.info("retry in %.1f s: %s", delay_s, error)
                 self._counters.retries += 1
                 await trio.sleep(delay_s)
 
@@ -182,7 +186,8 @@ class Fetcher:
                 check_range_answer(answer.head, asked, image)
             else:
                 check_whole_answer(answer.head, image)
-            await self._land_blocks(extent, blocks, answer.chunks())
+            async with aclosing(answer.chunks()) as chunks:
+                await self._land_blocks(extent, blocks, chunks)
 
     def _refuse_second_download(self, image: Image) -> None:
         """Without a validator nothing tells whether a second download is of the same version."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 import trio
@@ -109,7 +110,8 @@ class Remote:
                     jitter=random.random(),
                 )
                 if delay_s is None:
-                    raise error.about(image=self._shown(path))
+                    error.about(image=self._shown(path))
+                    raise
                 self._counters.retries += 1
                 await trio.sleep(delay_s)
 
@@ -125,7 +127,8 @@ class Remote:
         try:
             return await self._registry.list(path)
         except LazysifError as error:
-            raise error.about(image=self._shown(path))
+            error.about(image=self._shown(path))
+            raise
 
     async def aclose(self) -> None:
         await self._transport.aclose()
@@ -153,14 +156,18 @@ class Remote:
                         return FoundDirectory()
                     case Unchanged():
                         if known is None:
-                            raise SourceProtocolError("the origin answered 304 to a request without conditions")
+                            raise SourceProtocolError(
+                                "the origin answered 304 to a request without conditions"
+                            )
                         return FoundImage(replace(known, location=location), b"", unchanged=True)
                     case IsFile():
                         image = self._image(path, location, verdict)
-                        first = await self._first_bytes(answer.chunks(), verdict)
+                        async with aclosing(answer.chunks()) as chunks:
+                            first = await self._first_bytes(chunks, verdict)
                         return FoundImage(image, first, unchanged=known is not None and known.id == image.id)
         except LazysifError as error:
-            raise error.about(origin=location.origin)
+            error.about(origin=location.origin)
+            raise
 
     async def _first_bytes(self, chunks: AsyncIterator[bytes], verdict: IsFile) -> bytes:
         if verdict.body is None:

@@ -77,7 +77,7 @@ class Operations(pyfuse3.Operations):
         self._tree = tree
         self._block_size = block_size
 
-    # --- names and attributes --------------------------------------------------------------------------------
+    # --- names and attributes ---------------------------------------------------------------------
 
     @_guarded
     async def lookup(
@@ -112,7 +112,7 @@ class Operations(pyfuse3.Operations):
         entry.attr_timeout = attributes.attr_timeout_s
         return entry
 
-    # --- directories -----------------------------------------------------------------------------------------
+    # --- directories ------------------------------------------------------------------------------
 
     @_guarded
     async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
@@ -128,7 +128,7 @@ class Operations(pyfuse3.Operations):
                 return
             self._tree.listed_to_kernel(entry.attributes)
 
-    # --- files -----------------------------------------------------------------------------------------------
+    # --- files ------------------------------------------------------------------------------------
 
     @_guarded
     async def open(self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
@@ -154,7 +154,7 @@ class Operations(pyfuse3.Operations):
             log.exception("release failed")
             self.counters.unexpected_errors += 1
 
-    # --- the rest --------------------------------------------------------------------------------------------
+    # --- the rest ---------------------------------------------------------------------------------
 
     @_guarded
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:

@@ -73,7 +73,10 @@ def tune(mountpoint: str, read_ahead_kb: int) -> None:
         return
     _write(Path(f"/sys/class/bdi/{found.device}/read_ahead_kb"), read_ahead_kb)
     minor = found.device.partition(":")[2]
-    for name, value in (("max_background", _MAX_BACKGROUND), ("congestion_threshold", _MAX_BACKGROUND * 3 // 4)):
+    for name, value in (
+        ("max_background", _MAX_BACKGROUND),
+        ("congestion_threshold", _MAX_BACKGROUND * 3 // 4),
+    ):
         _write(Path(f"/sys/fs/fuse/connections/{minor}/{name}"), value)
 
 

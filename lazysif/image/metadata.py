@@ -22,18 +22,30 @@ _HEAD_BYTES = 64 << 10
 async def pin_tables(opened: OpenImage) -> None:
     """Fetch and pin the header and the squashfs tables of an image just opened; never raises an error of ours."""
     try:
-        size = opened.image.size_bytes
-        head = bytes(await opened.read(0, _HEAD_BYTES))
-        plan = metadata_plan(head, size)
-        if plan.superblock is not None:
-            superblock = bytes(await opened.read(plan.superblock.start, plan.superblock.length))
-            plan = metadata_plan(head, size, superblock)
-        if plan.tables is not None:
-            await _fetch_and_pin(opened, plan.tables)
+        tables = await _find_tables(opened)
+        if tables is not None:
+            await _fetch_and_pin(opened, tables)
     except FormatError as error:
         log.info("%s: no tables are fetched ahead: %s", opened.image.name, error.why)
     except LazysifError as error:
         log.info("tables are not fetched ahead: %s", error)
+
+
+async def _find_tables(opened: OpenImage) -> ByteRange | None:
+    """Where the tables lie, by what the header and the superblock say; None for an image of another format."""
+    size = opened.image.size_bytes
+    head = await _bytes(opened, ByteRange(0, min(_HEAD_BYTES, size))) if size else b""
+    plan = metadata_plan(head, size)
+    if plan.head is not None:
+        head = await _bytes(opened, plan.head)
+        plan = metadata_plan(head, size)
+    if plan.superblock is not None:
+        plan = metadata_plan(head, size, await _bytes(opened, plan.superblock))
+    return plan.tables
+
+
+async def _bytes(opened: OpenImage, wanted: ByteRange) -> bytes:
+    return bytes(await opened.read(wanted.start, wanted.length))
 
 
 async def _fetch_and_pin(opened: OpenImage, tables: ByteRange) -> None:

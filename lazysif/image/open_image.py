@@ -60,7 +60,7 @@ class OpenImage:
         self._readahead = Readahead()
         self._pinned: frozenset[int] = frozenset()
 
-    # --- answers -------------------------------------------------------------------------------------------
+    # --- answers ----------------------------------------------------------------------------------
 
     def read_now(self, offset: int, size: int) -> Buffer | None:
         """The answer if it lies in one block in memory, without a checkpoint; else None."""
@@ -112,7 +112,7 @@ class OpenImage:
         assert len(answer) == asked.length
         return answer
 
-    # --- cache ---------------------------------------------------------------------------------------------
+    # --- cache ------------------------------------------------------------------------------------
 
     def _in_memory(self, index: int) -> Buffer | None:
         digest = self._table.get(index)
@@ -144,11 +144,13 @@ class OpenImage:
         self._counters.hits += len(found)
         return found
 
-    # --- fetching ------------------------------------------------------------------------------------------
+    # --- fetching ---------------------------------------------------------------------------------
 
     def _is_missing(self, index: int) -> bool:
         """Neither cached as far as the table knows, nor on its way."""
-        return self._table.get(index) is None and self._fetcher.flight(self.image, index, demand=False) is None
+        return (
+            self._table.get(index) is None and self._fetcher.flight(self.image, index, demand=False) is None
+        )
 
     def _join_or_start(self, indices: Iterable[int]) -> list[tuple[int, Flight | Buffer]]:
         """For each block its flight, joined or just started, or its bytes if they came in the meantime."""
@@ -212,7 +214,7 @@ class OpenImage:
         self._counters.readahead_blocks += len(missing)
         return list(self._start(missing, demand=False).values())
 
-    # --- the sink of this image's flights ------------------------------------------------------------------
+    # --- the sink of this image's flights ---------------------------------------------------------
 
     def accept(self, index: int, data: Buffer) -> None:
         """A block has come: its digest goes into the table, its bytes to the cache (`fetch.Sink`)."""
@@ -223,7 +225,7 @@ class OpenImage:
     async def room(self) -> None:
         await self._cache.wait_room()
 
-    # --- pins and figures ----------------------------------------------------------------------------------
+    # --- pins and figures -------------------------------------------------------------------------
 
     def pin(self, blocks: Iterable[int]) -> None:
         """Keep these blocks from eviction: those that are here now, and the others when they come."""

@@ -18,7 +18,9 @@ class BearerAuth(httpx.Auth):
         yield request
 
 
-def make_auth(*, username: str | None = None, password: str = "", token: str | None = None) -> httpx.Auth | None:
+def make_auth(
+    *, username: str | None = None, password: str = "", token: str | None = None
+) -> httpx.Auth | None:
     """Basic credentials, a bearer token, or None for an anonymous remote."""
     if token is not None:
         return BearerAuth(token)

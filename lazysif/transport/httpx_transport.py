@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urljoin
 
@@ -40,7 +40,12 @@ class HttpxTransport:
     """
 
     def __init__(
-        self, base_url: str, *, auth: httpx.Auth | None = None, ca_file: str | None = None, connections: int = 16
+        self,
+        base_url: str,
+        *,
+        auth: httpx.Auth | None = None,
+        ca_file: str | None = None,
+        connections: int = 16,
     ) -> None:
         self._base_url = base_url
         self._auth = auth
@@ -118,7 +123,7 @@ class HttpxAnswer:
             url=origin_of(str(response.url)),
         )
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         """See `model.Answer.chunks`. A slow drip that would outlast the request's total time is broken off."""
         try:
             async for chunk in self._response.aiter_raw():
@@ -157,7 +162,9 @@ def _translate(error: Exception, url: str) -> LazysifError:
                 hint="for a private authority set ca_file",
             )
         if isinstance(cause, socket.gaierror):
-            return SourceUnavailable(f"the origin's host name has no address: {cause.strerror}", origin=origin)
+            return SourceUnavailable(
+                f"the origin's host name has no address: {cause.strerror}", origin=origin
+            )
     match error:
         case httpx.TimeoutException():
             what = "no connection" if isinstance(error, httpx.ConnectTimeout) else "no data"

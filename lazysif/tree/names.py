@@ -81,7 +81,9 @@ class Names:
             resolution = self._underway.get(key)
             if resolution is None:
                 resolution = self._underway[key] = _Resolution()
-                self._nursery.start_soon(self._run, remote, path, resolution, name=f"resolve {remote.name}/{path}")
+                self._nursery.start_soon(
+                    self._run, remote, path, resolution, name=f"resolve {remote.name}/{path}"
+                )
             await resolution.done.wait()
             answer = resolution.answer
         if isinstance(answer, LazysifError):
@@ -95,7 +97,9 @@ class Names:
             resolution.answer, valid_s = await self._ask(remote, path)
             self._believe(key, resolution.answer, valid_s)
         except Exception:
-            log.exception("look-up of %s in %s failed in an unexpected way", path, remote.name or "the remote")
+            log.exception(
+                "look-up of %s in %s failed in an unexpected way", path, remote.name or "the remote"
+            )
         finally:
             del self._underway[key]
             resolution.done.set()
@@ -109,7 +113,9 @@ class Names:
         except (NoSuchEntry, AccessDenied) as error:
             if await self._implies_directory(remote, path):
                 return await self._directory(remote, path), policy.revalidate_s
-            return error, policy.negative_s if isinstance(error, NoSuchEntry) else max(policy.negative_s, _ERROR_S)
+            return error, policy.negative_s if isinstance(error, NoSuchEntry) else max(
+                policy.negative_s, _ERROR_S
+            )
         except LazysifError as error:
             if before is not None and error.temporary:
                 log.warning("%s; the version known before is served", error)
@@ -128,7 +134,9 @@ class Names:
         known = self._known.get((remote.name, path))
         if known is not None and isinstance(known.answer, Meaning):
             return known.answer.image
-        image = await trio.to_thread.run_sync(self._state.image_named, remote.name, path, limiter=self._threads)
+        image = await trio.to_thread.run_sync(
+            self._state.image_named, remote.name, path, limiter=self._threads
+        )
         # a whole download without a validator cannot be asked about; it is asked for anew
         return image if image is not None and (image.ranges or image.validator.kind.value != "none") else None
 

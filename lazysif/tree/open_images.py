@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import trio
 
-from lazysif.core.block_map import GridMap
 from lazysif.cache.block_cache import BlockCache
+from lazysif.core.block_map import GridMap
 from lazysif.fetch.remote import Remote
 from lazysif.image.metadata import pin_tables
 from lazysif.image.open_image import OpenImage
@@ -27,7 +27,11 @@ class OpenImages:
     """
 
     def __init__(
-        self, nursery: trio.Nursery, remotes: Callable[[str], Remote], cache: BlockCache, block_size: int,
+        self,
+        nursery: trio.Nursery,
+        remotes: Callable[[str], Remote],
+        cache: BlockCache,
+        block_size: int,
         counters: Counters,
     ) -> None:
         self._nursery = nursery

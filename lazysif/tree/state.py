@@ -100,7 +100,9 @@ class StateStore:
                     image.modified_s,
                 ),
             )
-            self._db.execute("INSERT OR REPLACE INTO names VALUES (?, ?, ?)", (image.remote, image.path, number))
+            self._db.execute(
+                "INSERT OR REPLACE INTO names VALUES (?, ?, ?)", (image.remote, image.path, number)
+            )
         return number
 
     def _number(self, identity: str) -> InodeNumber:
@@ -127,7 +129,9 @@ class StateStore:
     def directory_of(self, number: InodeNumber) -> tuple[str, str] | None:
         """Remote and path of a directory's inode number."""
         with self._lock:
-            row = self._db.execute("SELECT remote, path FROM directories WHERE number = ?", (number,)).fetchone()
+            row = self._db.execute(
+                "SELECT remote, path FROM directories WHERE number = ?", (number,)
+            ).fetchone()
         return (row[0], row[1]) if row is not None else None
 
     def _image(self, where: str, arguments: tuple[object, ...]) -> Image | None:

@@ -70,7 +70,7 @@ class Tree:
         self._whole_file_timeout_s = whole_file_timeout_s
         self._threads = trio.CapacityLimiter(1)
 
-    # --- names -----------------------------------------------------------------------------------------------
+    # --- names ------------------------------------------------------------------------------------
 
     async def lookup(self, parent: InodeNumber, raw_name: bytes) -> Attributes:
         """What `raw_name` in a directory is; takes a lookup count.
@@ -99,7 +99,9 @@ class Tree:
     async def _remote_directory(self, name: str) -> Attributes:
         number = self._remote_numbers.get(name)
         if number is None:
-            number = await trio.to_thread.run_sync(self._state.remember_directory, name, "", limiter=self._threads)
+            number = await trio.to_thread.run_sync(
+                self._state.remember_directory, name, "", limiter=self._threads
+            )
             self._remote_numbers[name] = number
         return self._attributes(Meaning(number, None), name, "")
 
@@ -177,7 +179,7 @@ class Tree:
             self._directories.pop(number, None)
             self._reading.pop(number, None)
 
-    # --- directories -----------------------------------------------------------------------------------------
+    # --- directories ------------------------------------------------------------------------------
 
     async def entries(self, number: InodeNumber) -> list[ListedEntry]:
         """The entries of a directory, sorted by name, without `.` and `..`; takes no lookup counts.
@@ -235,7 +237,7 @@ class Tree:
         """The kernel took an entry of a listing: readdirplus counts as a look-up."""
         self._lookups.add(attributes.number)
 
-    # --- files -----------------------------------------------------------------------------------------------
+    # --- files ------------------------------------------------------------------------------------
 
     async def open(self, number: InodeNumber) -> None:
         """Count a handle of an image. Raises: StaleInode."""
@@ -283,7 +285,9 @@ class Tree:
                 data = await opened.read(offset, size)
         except trio.TooSlowError:
             late = DeadlineExceeded(
-                f"no data within {timeout_s:g} s", image=opened.image.name, origin=opened.image.location.origin
+                f"no data within {timeout_s:g} s",
+                image=opened.image.name,
+                origin=opened.image.location.origin,
             )
             opened.last_error = str(late)
             raise late from None
@@ -317,7 +321,7 @@ class Tree:
             "user.lazysif.last_error": opened.last_error,
         }
 
-    # --- deadlines -------------------------------------------------------------------------------------------
+    # --- deadlines --------------------------------------------------------------------------------
 
     async def _in_time(self, work: Callable[..., Awaitable[_T]], *arguments: object) -> _T:
         try:
