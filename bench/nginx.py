@@ -75,6 +75,11 @@ class LoggedRequest:
         return start, start + self.bytes
 
 
+def find_nginx() -> str | None:
+    """The program, which ordinary users do not have on their PATH."""
+    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+
+
 class Nginx:
     """Serve a directory; use it as a context manager.
 
@@ -109,7 +114,7 @@ class Nginx:
         return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
-        binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+        binary = find_nginx()
         if binary is None:
             raise FileNotFoundError("nginx is not installed")
         self.prefix = Path(tempfile.mkdtemp(prefix="lazysif-nginx-"))

@@ -74,7 +74,9 @@ class HttpRegistry:
 def _may_be_index(head: AnswerHead, url: str) -> bool:
     """Whether the body is worth reading. Raises: SourceError where the origin cannot say."""
     if head.status in (408, 425, 429) or head.status >= 500:
-        raise refusal(head).about(origin=origin_of(url))
+        error = refusal(head)
+        error.about(origin=origin_of(url))
+        raise error
     # 401, 403, 404 and the like are answers: names are found one by one. A redirect to another path leads to
     # a login or start page; one to another host or scheme with the same path is a mirror.
     kind = head.headers.get("content-type", "").partition(";")[0].strip().lower()
