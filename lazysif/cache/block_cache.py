@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import BrokenBarrierError
 from typing import TypeVar
 
 import trio
@@ -122,7 +123,7 @@ class BlockCache:
         self._ended = trio.Event()
         self._scope = trio.CancelScope()
         self._free_bytes = 0
-        self._must_inspect = False
+        self._suspect: object = None
 
     def __repr__(self) -> str:
         return f"<BlockCache {self.settings.directory} {self._health.state} {self._memory!r} {self._queue!r}>"
@@ -214,14 +215,14 @@ class BlockCache:
             log.warning("frame %s is deleted and will be fetched again: %s", digest.hex(), why)
         self._counters.frames_quarantined += len(result.damaged)
         self._doomed.update(result.damaged, result.unreadable)
-        if result.database_damaged:
-            self._must_inspect = True
+        if result.suspect is not None:
+            self._suspect = result.suspect
             self._counters.cache_read_errors += 1
         if result.trouble is not None:
             self._read_failed(result.trouble)
         elif result.found:
             self._health.answered()
-        if result.damaged or result.unreadable or result.database_damaged:
+        if result.damaged or result.unreadable or result.suspect is not None:
             self._wake.set()
 
     def _read_failed(self, trouble: Trouble) -> None:
@@ -339,23 +340,23 @@ class BlockCache:
     async def _write_batch(self, *, flush_all: bool) -> None:
         """One round of the writer thread: the next batch, and with `flush_all` what else has gathered."""
         batch = self._queue.take(self.settings.batch_bytes)
-        doomed, self._doomed = self._doomed, set()
-        inspect, self._must_inspect = self._must_inspect, False
+        doomed = set(self._doomed)
+        suspect, self._suspect = self._suspect, None
         uses: dict[Digest, bool] = {}
         if flush_all:
             uses, self._uses = self._uses, {}
-        if not (batch or doomed or uses or inspect or flush_all):
+        if not (batch or doomed or uses or suspect is not None or flush_all):
             return
-        call = partial(self._write_in_thread, batch, doomed, uses, inspect=inspect, chore=flush_all)
+        call = partial(self._write_in_thread, batch, doomed, uses, suspect=suspect, chore=flush_all)
         report = await self._guarded(call, self.settings.write_timeout_s)
         self._queue.done(batch)
         self._set_room()
         if report is None:
-            # The frames are still damaged; they must not be read again before they are deleted.
-            self._doomed |= doomed
-            self._must_inspect |= inspect
+            self._suspect = self._suspect or suspect
             self._counters.cache_dropped_writes += len(batch)
             return
+        # Only now: a damaged frame must not be read once more while it is being deleted.
+        self._doomed -= doomed
         self._note_written(report)
         if flush_all:
             await self._flush_tables()
@@ -366,11 +367,11 @@ class BlockCache:
         doomed: set[Digest],
         uses: dict[Digest, bool],
         *,
-        inspect: bool,
+        suspect: object,
         chore: bool,
     ) -> BatchReport:
-        if inspect:
-            self._store.inspect()
+        if suspect is not None:
+            self._store.replace(suspect)
         report = write_batch(
             self._store,
             batch,
@@ -399,7 +400,15 @@ class BlockCache:
             self._counters.cache_write_errors += 1
 
     async def _probe(self) -> None:
-        """Ask the disk, and the reader threads, whether they are there again."""
+        """Ask the disk, and the reader threads, whether they are there again.
+
+        All connections are closed first, at one time: SQLite shares one index file among the connections of a
+        process, and one that was opened read-only stays so for all of them.
+        """
+
+        def close_first() -> bool:
+            self._store.disconnect()
+            return True
 
         def attempt() -> bool:
             self._store.probe()
@@ -407,14 +416,17 @@ class BlockCache:
             return True
 
         before = self._health.state
-        if not await self._guarded(attempt, self.settings.write_timeout_s, refusals=(LazysifError, OSError)):
+        refusals = (LazysifError, OSError)
+        if not await self._guarded(close_first, self.settings.write_timeout_s):
             return
-        with trio.move_on_after(self.settings.read_timeout_s):
-            await self._reader.run(lambda: None)
+        try:
+            await self._reader.everywhere(self._store.close_thread, self.settings.read_timeout_s)
+        except BrokenBarrierError:
+            self._failed(Trouble.SILENCE)
+            return
+        if await self._guarded(attempt, self.settings.write_timeout_s, refusals):
             self._health.recovered(trio.current_time())
             log.info("cache directory %s is in use again (was %s)", self.settings.directory, before)
-            return
-        self._failed(Trouble.SILENCE)
 
     async def _guarded(
         self, call: Callable[[], T], timeout_s: float, refusals: tuple[type[Exception], ...] = ()
@@ -440,10 +452,10 @@ class BlockCache:
         try:
             return job.result()
         except StoreTrouble as error:
-            log.warning("cache directory %s: %s: %s", self.settings.directory, error.trouble, error)
+            log.debug("cache directory %s: %s: %s", self.settings.directory, error.trouble, error)
             self._write_failed(error.trouble)
         except refusals as error:
-            log.warning("cache directory %s: %s", self.settings.directory, error)
+            log.debug("cache directory %s: %s", self.settings.directory, error)
             self._write_failed(Trouble.IO)
         except LocalDirectoryError:
             if not self._started:

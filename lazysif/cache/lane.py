@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from queue import SimpleQueue
-from threading import Thread
+from threading import Barrier, Thread
 from typing import Any, Generic, TypeVar
 
 import trio
@@ -97,6 +97,23 @@ class ThreadLane:
         job = self.submit(call)
         await job.wait()
         return job.result()
+
+    async def everywhere(self, call: Callable[[], None], timeout_s: float) -> None:
+        """Run a call in each thread; all have left their other jobs before it and have done it afterwards.
+
+        Raises:
+            threading.BrokenBarrierError: a thread did not come within `timeout_s`.
+        """
+        barrier = Barrier(len(self._threads), timeout=timeout_s)
+
+        def meet() -> None:
+            barrier.wait()
+            call()
+            barrier.wait()
+
+        for job in [self.submit(meet) for _ in self._threads]:
+            await job.wait()
+            job.result()
 
     def close(self) -> None:
         """Let the threads end after the jobs that are queued already; does not wait."""

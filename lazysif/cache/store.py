@@ -22,6 +22,7 @@ import logging
 import os
 import re
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -102,7 +103,7 @@ class ReadResult:
         unreadable: frames whose file the disk would not read.
         aged: found frames whose last use is to be noted, and whether they are pinned.
         trouble: why reading stopped early, if it did.
-        database_damaged: the writer should look at the database (`FrameStore.inspect`).
+        suspect: the database that proved damaged, to be handed to `FrameStore.replace`.
     """
 
     found: dict[Digest, Buffer] = field(default_factory=dict)
@@ -110,7 +111,7 @@ class ReadResult:
     unreadable: list[Digest] = field(default_factory=list)
     aged: dict[Digest, bool] = field(default_factory=dict)
     trouble: Trouble | None = None
-    database_damaged: bool = False
+    suspect: object = None
 
 
 class FrameDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
@@ -250,10 +251,22 @@ class FrameStore:
             else 0
         )
 
-    def inspect(self) -> None:
-        """Ask the database something, so that damage which a reader met is dealt with. Raises:
-        StoreTrouble."""
-        self._write(lambda cache: cache._sql("SELECT count(*) FROM (SELECT 1 FROM Cache LIMIT 1)").fetchall())
+    def replace(self, suspect: object) -> None:
+        """Set the database aside that a reader found damaged, unless that was done already.
+
+        A reader's word is enough: the writer's own connection may go on for long with pages it remembers.
+
+        Raises: StoreTrouble.
+        """
+        if self._cache is not None and self._cache is suspect:
+            self.disconnect()
+            self._set_aside(ValueError("a reader found it damaged"))
+            self.open()
+
+    def disconnect(self) -> None:
+        """Close the writer's connection: a failed one may be left inside a transaction."""
+        if self._cache is not None:
+            _close(self._cache)
 
     def probe(self) -> None:
         """Try whether the disk takes and gives back a small file, and the database a transaction.
@@ -319,7 +332,7 @@ class FrameStore:
             except _REFUSALS as error:
                 _close(cache)
                 trouble = _judge(error)
-                result.database_damaged = trouble is None
+                result.suspect = cache if trouble is None else None
                 result.trouble = trouble
                 break
         return result
@@ -364,7 +377,7 @@ class FrameStore:
                 self._measure()
             except _REFUSALS as error:
                 trouble = _judge(self._cause(error))
-                self._disconnect()
+                self.disconnect()
                 if trouble is not None or attempt == 2:
                     raise StoreTrouble(
                         trouble or Trouble.DATABASE, f"{type(error).__name__}: {error}"
@@ -384,12 +397,20 @@ class FrameStore:
             prepare_directory(self.frames)
             for number in range(_FOLDERS):
                 (self.frames / f"{number:x}").mkdir(mode=0o700, exist_ok=True)
+            self._refuse_other_files()
             cache = diskcache.Cache(str(self.frames), timeout=_BUSY_S, disk=FrameDisk, **_SETTINGS)
             self._connect(cache)
             self._database = os.stat(self.frames / "cache.db")
             self._cache = cache
             self._chores = self._clean()
         return self._cache
+
+    def _refuse_other_files(self) -> None:
+        """SQLite says of a directory only that it cannot open it, and follows symbolic links."""
+        for name in ("cache.db", "cache.db-wal", "cache.db-shm"):
+            path = self.frames / name
+            if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+                raise ValueError(f"{name} is not a regular file")
 
     def _in_place(self) -> bool:
         try:
@@ -431,11 +452,6 @@ class FrameStore:
             except _REFUSALS as cause:
                 return cause
         return error
-
-    def _disconnect(self) -> None:
-        """Close the writer's connection: a failed one may be left inside a transaction."""
-        if self._cache is not None:
-            _close(self._cache)
 
     def _set_aside(self, error: Exception) -> None:
         """Move the damaged database and its frames out of the way; they are removed later, piece by piece."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import sqlite3
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -26,6 +28,22 @@ def block(seed: int, size: int = 20_000) -> bytes:
 
 def digest_of(data: bytes) -> Digest:
     return Digest(blake3(data).digest())
+
+
+def command(*words: object) -> None:
+    """Run a command of the system; it takes milliseconds and must succeed."""
+    subprocess.run([str(word) for word in words], check=True)
+
+
+def fill_up(path: Path) -> None:
+    """Take all space of a file system."""
+    with open(path, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
 
 
 def row(directory: Path, digest: Digest, columns: str = "filename") -> Any:
@@ -75,7 +93,7 @@ async def running(
 async def eventually(claim: Callable[[], bool], within_s: float = 10.0) -> None:
     """Wait until something that other threads bring about is true."""
     with trio.fail_after(within_s):
-        while not claim():
+        while not claim():  # noqa: ASYNC110 - other threads give no event
             await trio.sleep(0.005)
 
 
