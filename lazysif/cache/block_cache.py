@@ -28,7 +28,8 @@ import trio
 from lazysif.cache.block_table import BlockTable, BlockTables, read_records
 from lazysif.cache.lane import Job, ThreadLane
 from lazysif.cache.memory import MemoryTier
-from lazysif.cache.store import FrameStore, ReadResult, StoreTrouble
+from lazysif.cache.store import FrameStore, ReadResult
+from lazysif.cache.trouble import StoreTrouble
 from lazysif.cache.write_behind import BatchReport, QueuedBlock, WriteQueue, write_batch, write_tables
 from lazysif.core.disk_health import DiskHealth, DiskState, Trouble
 from lazysif.errors import LazysifError, LocalDirectoryError

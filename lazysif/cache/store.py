@@ -35,7 +35,9 @@ import diskcache
 from diskcache.core import MODE_BINARY, UNKNOWN
 
 from lazysif.cache.directory import DirectoryLock, prepare_directory
-from lazysif.cache.frame import LARGEST_FRAME, DamagedFrame, decode
+from lazysif.cache.frame import DamagedFrame, decode
+from lazysif.cache.trouble import StoreTrouble, judge, judge_os
+from lazysif.cache.value_file import read_file, remove_slowly, write_file
 from lazysif.core.disk_health import Trouble
 from lazysif.model import Buffer, Digest
 
@@ -70,19 +72,9 @@ _SETTINGS = {
 _BUSY_S = 5.0
 """How long SQLite waits for a lock. Nobody else holds one, unless somebody looks into the database by
 hand."""
-_REMOVED_AT_ONCE = 2000
-"""Files of a directory set aside that one chore removes: about 40 ms."""
 _REFUSALS = (sqlite3.Error, diskcache.Timeout, OSError, ValueError, TypeError, KeyError, AttributeError)
 """What comes out of diskcache over a sick disk or a damaged database; a planted setting can raise the last
 four."""
-
-
-class StoreTrouble(Exception):
-    """The disk or the database refused; what was asked was not done. Never leaves the cache."""
-
-    def __init__(self, trouble: Trouble, why: str) -> None:
-        super().__init__(why)
-        self.trouble = trouble
 
 
 class _Unreadable(Exception):
@@ -139,14 +131,14 @@ class FrameDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         filename = f"{key[0] >> 4:x}/{key[0]:02x}{os.urandom(15).hex()}.val"
         path = os.path.join(self._directory, filename)
         self.written.append(filename)
-        _write_file(path, value)
+        write_file(path, value)
         return -(-len(value) // _PAGE) * _PAGE, MODE_BINARY, filename, None
 
     def fetch(self, mode: object, filename: object, value: object, read: bool) -> bytes:
         if mode != MODE_BINARY or type(filename) is not str or not _VALUE_FILE.fullmatch(filename):
             raise DamagedFrame("a row that this store did not write")
         try:
-            return _read_file(os.path.join(self._directory, filename))
+            return read_file(os.path.join(self._directory, filename))
         except FileNotFoundError:
             raise DamagedFrame("its file is missing") from None
         except OSError as error:
@@ -283,8 +275,8 @@ class FrameStore:
                 os.unlink(path)
             except FileNotFoundError:
                 pass
-            _write_file(path, content)
-            if _read_file(path) != content:
+            write_file(path, content)
+            if read_file(path) != content:
                 raise OSError(errno.EIO, "the disk gives back other bytes than it took")
             os.unlink(path)
             with cache.transact():
@@ -297,7 +289,7 @@ class FrameStore:
         try:
             answer = os.statvfs(self.directory)
         except OSError as error:
-            raise StoreTrouble(_judge_os(error), str(error)) from error
+            raise StoreTrouble(judge_os(error), str(error)) from error
         return answer.f_bavail * answer.f_frsize
 
     def do_chore(self) -> bool:
@@ -476,7 +468,7 @@ class FrameStore:
     def _clean(self) -> Iterator[None]:
         """All chores after an opening, in short pieces: first the room that nobody uses, then strays."""
         for path in sorted(self.directory.glob(f"{FRAMES}.damaged-*")):
-            yield from _remove_slowly(path)
+            yield from remove_slowly(path)
         for number in range(_FOLDERS):
             yield from self._sweep(number)
 
@@ -531,81 +523,6 @@ def _close(cache: diskcache.Cache) -> None:
         pass
 
 
-_TROUBLES = {
-    sqlite3.SQLITE_FULL: Trouble.FULL,
-    sqlite3.SQLITE_READONLY: Trouble.READ_ONLY,
-    sqlite3.SQLITE_IOERR: Trouble.IO,
-    sqlite3.SQLITE_BUSY: Trouble.DATABASE,
-    sqlite3.SQLITE_LOCKED: Trouble.DATABASE,
-    sqlite3.SQLITE_NOMEM: Trouble.DATABASE,
-    sqlite3.SQLITE_CANTOPEN: Trouble.DATABASE,
-    sqlite3.SQLITE_PERM: Trouble.DATABASE,
-}
-_DAMAGE = frozenset((sqlite3.SQLITE_READONLY_DBMOVED, sqlite3.SQLITE_IOERR_SHORT_READ))
-
-
 def _judge(error: Exception) -> Trouble | None:
-    """What kind of trouble an error is; None where it means that the database is damaged.
-
-    Our statements never change, so an SQL error ("no such table") is a database that is not ours any more.
-    """
-    if isinstance(error, diskcache.Timeout):
-        return Trouble.DATABASE
-    if isinstance(error, sqlite3.Error):
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
-        return None if code in _DAMAGE else _TROUBLES.get(code & 0xFF)
-    if isinstance(error, OSError):
-        return _judge_os(error)
-    return None
-
-
-def _judge_os(error: OSError) -> Trouble:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Trouble.FULL
-    return Trouble.READ_ONLY if error.errno == errno.EROFS else Trouble.IO
-
-
-def _write_file(path: str, content: bytes) -> None:
-    """Write a new file of ours with as few system calls as there can be; a partial one is removed."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(fd, view) :]
-    except BaseException:
-        os.unlink(path)
-        raise
-    finally:
-        os.close(fd)
-
-
-def _read_file(path: str) -> bytes:
-    """The whole file in one read of its known size. Raises: DamagedFrame for one too long, OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        size = os.fstat(fd).st_size
-        if size > LARGEST_FRAME:
-            raise DamagedFrame("its file is longer than any frame")
-        return os.read(fd, size)
-    finally:
-        os.close(fd)
-
-
-def _remove_slowly(root: Path) -> Iterator[None]:
-    """Remove a tree, `_REMOVED_AT_ONCE` files at a time; what cannot be removed is left for the next
-    start."""
-    removed = 0
-    for folder, _, names in os.walk(root, topdown=False):
-        for name in names:
-            try:
-                os.unlink(os.path.join(folder, name))
-            except OSError:
-                pass
-            removed += 1
-            if removed % _REMOVED_AT_ONCE == 0:
-                yield
-        try:
-            os.rmdir(folder)
-        except OSError:
-            pass
-    yield
+    """`judge`, which need not know diskcache."""
+    return Trouble.DATABASE if isinstance(error, diskcache.Timeout) else judge(error)

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from lazysif.cache.block_table import RECORD_BYTES, BlockTables
 from lazysif.cache.frame import HEADER_BYTES, DamagedFrame, decode, encode
-from lazysif.cache.store import FrameStore, StoreTrouble
+from lazysif.cache.store import FrameStore
+from lazysif.cache.trouble import StoreTrouble
 from lazysif.core.disk_health import DiskState, Trouble
 from lazysif.model import ImageId
 from lazysif.telemetry import Counters
