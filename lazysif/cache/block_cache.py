@@ -245,8 +245,7 @@ class BlockCache:
             self._wake.set()
 
     async def wait_room(self, size_bytes: int = 1) -> None:
-        """Wait until the queue would take `size_bytes` more; at once where it is empty or the disk takes
-        nothing."""
+        """Wait until the queue takes `size_bytes` more; not at all where it is empty or the disk is sick."""
         await trio.lowlevel.checkpoint()
         while (
             self._started
@@ -288,8 +287,7 @@ class BlockCache:
             self._ended.set()
 
     async def aclose(self, timeout_s: float = 10.0) -> None:
-        """Write what waits and close the files, giving up after `timeout_s` seconds. Later reads are
-        misses."""
+        """Write what waits and close the files, giving up after `timeout_s`; later reads are misses."""
         self._closing = True
         self._wake.set()
         if not self._started:

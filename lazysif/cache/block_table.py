@@ -95,8 +95,7 @@ class BlockTable:
 
     @property
     def known(self) -> int:
-        """How many blocks have a digest; records that are still to be refused count until they are asked
-        for."""
+        """How many blocks have a digest; a record to be refused counts until it is asked for."""
         return self._known
 
     def known_indices(self) -> list[int]:
@@ -165,8 +164,7 @@ class BlockTable:
         return job
 
     def give_back(self, job: TableJob, *, all_records: bool) -> None:
-        """Mark as dirty again what could not be written; `all_records` where the file holds nothing any
-        more."""
+        """Mark as dirty again what was not written; `all_records` where the file was emptied."""
         if all_records:
             self._fresh = True
             self._dirty.update(self.known_indices())

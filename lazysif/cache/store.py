@@ -350,8 +350,7 @@ class FrameStore:
             result.aged[digest] = pinned
 
     def _connect(self, cache: diskcache.Cache | None) -> diskcache.Cache | None:
-        """Note which database this thread is connected to, closing its connection to one that was set
-        aside."""
+        """Note which database this thread uses, closing its connection to one that was set aside."""
         before = getattr(self._mine, "cache", None)
         if before is not cache:
             if before is not None:

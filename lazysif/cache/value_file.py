@@ -39,8 +39,7 @@ def read_file(path: str) -> bytes:
 
 
 def remove_slowly(root: Path) -> Iterator[None]:
-    """Remove a tree, `_REMOVED_AT_ONCE` files at a time; what cannot be removed is left for the next
-    start."""
+    """Remove a tree, `_REMOVED_AT_ONCE` files at a time; what resists is left for the next start."""
     removed = 0
     for folder, _, names in os.walk(root, topdown=False):
         for name in names:
