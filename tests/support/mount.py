@@ -157,20 +157,20 @@ class Mount:
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Kill the daemon and wait for its end; the dead mount stays."""
         os.kill(self.pid, number)
-        _wait(lambda: not _alive(self.pid), f"process {self.pid} outlives signal {number}")
+        wait_until(lambda: not _alive(self.pid), f"process {self.pid} outlives signal {number}")
 
     def remount(self) -> Self:
         """Mount again with the same cache and state; a mount that is still there, dead or not, goes first."""
         if self.is_mounted():
             self.run("umount", self.path)
-            _wait(lambda: not _alive(self.pid), f"process {self.pid} outlives its mount")
+            wait_until(lambda: not _alive(self.pid), f"process {self.pid} outlives its mount")
         return self.start()
 
     def check_gone(self) -> None:
         """Raises: AssertionError."""
-        _wait(lambda: not self.is_mounted(), f"{self.path} is still mounted")
-        _wait(lambda: not (self.pid and _alive(self.pid)), f"process {self.pid} outlives its mount")
-        _wait(lambda: not processes_naming(self.root), f"left over: {processes_naming(self.root)}")
+        wait_until(lambda: not self.is_mounted(), f"{self.path} is still mounted")
+        wait_until(lambda: not (self.pid and _alive(self.pid)), f"process {self.pid} outlives its mount")
+        wait_until(lambda: not processes_naming(self.root), f"left over: {processes_naming(self.root)}")
 
     def force_gone(self) -> None:
         """End it whatever state it is in; for the end of a test that failed half-way."""
@@ -237,7 +237,8 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def _wait(condition: Callable[[], bool], complaint: str) -> None:
+def wait_until(condition: Callable[[], bool], complaint: str) -> None:
+    """Raises: AssertionError: it did not become true within `START_S`."""
     deadline_s = time.monotonic() + START_S
     while not condition():
         if time.monotonic() > deadline_s:
