@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
@@ -55,7 +56,9 @@ def content_length(headers: Mapping[str, str]) -> int | None:
 def http_date_s(value: str) -> int:
     """An HTTP date as seconds since 1970, 0 for what is not one (RFC 9110 section 5.6.7)."""
     try:
-        return max(0, int(parsedate_to_datetime(value).timestamp()))
+        parsed = parsedate_to_datetime(value)
+        # asctime dates name no zone and are GMT; a datetime without one would be local time
+        return max(0, int((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()))
     except (ValueError, TypeError, OverflowError, IndexError):
         return 0
 
