@@ -77,7 +77,7 @@ def test_a_range_is_inclusive_in_the_header_only():
         ("bytes=100-199/1000", None),
         ("bytes 100-199", None),
         ("bytes -1-199/1000", None),
-        ("bytes 1٠-19/1000", None),
+        ("bytes 1\u0660-19/1000", None),
         ("bytes 0-0/1, bytes 2-2/3", None),
         ("bytes 0-0/" + "9" * 30, None),
         ("", None),
@@ -96,7 +96,7 @@ def test_content_range(value, expected):
         ("-1", None),
         ("4 2", None),
         ("+4", None),
-        ("٤", None),
+        ("\u0664", None),
         ("9" * 20, None),
     ],
 )

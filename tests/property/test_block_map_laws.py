@@ -1,5 +1,7 @@
 """Blocks of both kinds tile the image, and a span holds exactly the blocks that the bytes lie in."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +14,7 @@ def test_blocks_tile_the_image(block_map):
     edges = [block_map.start(i) for i in range(block_map.count + 1)]
     assert edges[0] == 0
     assert edges[-1] == block_map.size_bytes
-    assert all(a < b for a, b in zip(edges, edges[1:], strict=False))
+    assert all(a < b for a, b in pairwise(edges))
     assert sum(length(block_map, i) for i in range(block_map.count)) == block_map.size_bytes
 
 

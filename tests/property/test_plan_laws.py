@@ -1,5 +1,7 @@
 """A plan brings each wanted missing block once, nothing that is there, and stays within its bounds."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +28,7 @@ def test_a_plan(block_map, data):
         assert run.stop - 1 in wanted
         assert len(run) == 1 or extent_range(block_map, run).length <= max_bytes
         ends = sorted(set(wanted) & set(run))
-        for a, b in zip(ends, ends[1:], strict=False):
+        for a, b in pairwise(ends):
             assert block_map.start(b) - block_map.start(a + 1) <= gap_bytes
 
 
@@ -35,6 +37,6 @@ def test_neighbours_are_never_split_without_need(block_map, data):
     wanted = data.draw(st.sets(st.integers(0, block_map.count - 1)))
     max_bytes = data.draw(st.integers(1, 1500))
     runs = plan_extents(block_map, wanted, lambda i: True, max_bytes=max_bytes)
-    for a, b in zip(runs, runs[1:], strict=False):
+    for a, b in pairwise(runs):
         if a.stop == b.start:
             assert extent_range(block_map, range(a.start, b.start + 1)).length > max_bytes
