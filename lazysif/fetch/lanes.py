@@ -12,10 +12,14 @@ import trio
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One extent on its way to a place. `demand` may turn true while it waits (see `Lanes.promote`)."""
+    """One extent on its way to its places, one for each attempt.
+
+    `demand` turns true when somebody waits for it (see `Lanes.promote`), and stays so.
+    """
 
     demand: bool
     _entered: trio.Event = field(default_factory=trio.Event)
+    _held_as_demand: bool = False
 
 
 class Lanes:
@@ -37,40 +41,41 @@ class Lanes:
     @asynccontextmanager
     async def place(self, ticket: Ticket) -> AsyncIterator[None]:
         """Hold a place. Waits first come first served within a lane, demand before background."""
-        self._queue(ticket).append(ticket)
+        ticket._entered = trio.Event()
+        ticket._entered = trio.Event()
+        (self._demand_queue if ticket.demand else self._background_queue).append(ticket)
         self._admit()
         try:
             await ticket._entered.wait()
         except trio.Cancelled:
             self._leave_queue(ticket)
             raise
-        held_as_demand = ticket.demand
         try:
             yield
         finally:
-            self._release(held_as_demand)
+            self._release(ticket)
 
     def promote(self, ticket: Ticket) -> None:
-        """Somebody waits for it now: a background ticket in the queue becomes demand."""
-        if ticket.demand or ticket._entered.is_set():
-            return
+        """Somebody waits for it now: in the queue it moves to demand, and its next attempt begins there.
+
+        A place that it holds stays counted as background's.
+        """
         ticket.demand = True
         if ticket in self._background_queue:
             self._background_queue.remove(ticket)
             self._demand_queue.append(ticket)
             self._admit()
 
-    def _queue(self, ticket: Ticket) -> deque[Ticket]:
-        return self._demand_queue if ticket.demand else self._background_queue
-
     def _leave_queue(self, ticket: Ticket) -> None:
         if ticket._entered.is_set():
-            self._release(ticket.demand)
+            self._release(ticket)
+        elif ticket in self._demand_queue:
+            self._demand_queue.remove(ticket)
         else:
-            self._queue(ticket).remove(ticket)
+            self._background_queue.remove(ticket)
 
-    def _release(self, demand: bool) -> None:
-        if demand:
+    def _release(self, ticket: Ticket) -> None:
+        if ticket._held_as_demand:
             self._demand_held -= 1
         else:
             self._background_held -= 1
@@ -81,9 +86,11 @@ class Lanes:
             if self._demand_queue:
                 ticket = self._demand_queue.popleft()
                 self._demand_held += 1
+                ticket._held_as_demand = True
             elif self._background_queue and self._background_held < self._background_places:
                 ticket = self._background_queue.popleft()
                 self._background_held += 1
+                ticket._held_as_demand = False
             else:
                 return
             ticket._entered.set()
