@@ -41,8 +41,11 @@ from lazysif.tree.tree import Tree
 
 log = logging.getLogger(__name__)
 
-READ_AHEAD_KB = 1024
-"""The kernel's largest FUSE request is 1 MiB; bench/RESULTS names the measurement."""
+READ_AHEAD_KB = 32
+"""The kernel's guesses, kept small: ours know what is cached and what a request costs. With 32 it asks for what
+squashfs and squashfuse read (up to 128 KiB at a time) and little more: a Python start touched 18.5 MB of an image
+of 110 MB, 20.4 MB with the kernel's default of 128 and 32 MB with 1024, in the same time. A sequential reader of
+cached blocks gets 1.0 GB/s, with 1024 it gets 1.1."""
 
 _ANSWER_S = 20.0
 

@@ -152,12 +152,25 @@ class BlockCache:
                 joined[digest] = self._loads[digest]
             elif digest not in self._doomed:
                 wanted.append(digest)
-        if wanted and self._started and not self._closing and self._health.may_read:
+        if wanted and self.readable:
             joined.update(dict.fromkeys(wanted, self._start_load(wanted)))
         for load in set(joined.values()):
             await self._wait_for(load)
         found.update((d, load.found[d]) for d, load in joined.items() if d in load.found)
         return found
+
+    def preload(self, digests: Iterable[Digest]) -> None:
+        """Bring frames from disk into memory ahead of their readers, without waiting."""
+        wanted = [
+            d for d in digests if d not in self._loads and d not in self._doomed and self.lookup(d) is None
+        ]
+        if wanted and self.readable:
+            self._start_load(wanted)
+
+    @property
+    def readable(self) -> bool:
+        """Whether the disk is asked at all: where not, a miss tells nothing about what is cached."""
+        return self._started and not self._closing and self._health.may_read
 
     async def open_table(self, image_id: ImageId, count: int) -> BlockTable:
         """The block table of an image, read in a thread; empty where the disk does not give it in time.

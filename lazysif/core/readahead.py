@@ -1,7 +1,12 @@
 """Readahead where no trace leads: follow sequential readers of one image. Pure, no clock.
 
 Twenty tasks read one image at once, so streams are kept per image and not per handle: a read continues the
-stream whose end it is near. The window doubles while a stream stays sequential and a lone read opens none.
+stream whose end it is near. The window is half of what the stream has read so far, so that at most a third of
+what a stream costs is guessed in vain, and a long one soon pays no round trip.
+
+The figures were chosen by replaying the reads of a Python start (25 MB touched) from a 110 MB image: doubling
+windows fetched 50 MB with 43 waits; half of the run and a neighbour at each miss fetched 32 MB with 45 waits;
+without the neighbour, 69 waits.
 """
 
 from __future__ import annotations
@@ -15,19 +20,19 @@ _MAX_STREAMS = 32
 
 @dataclass(frozen=True, slots=True)
 class ReadaheadLimits:
-    """Window sizes in bytes: the first one of a stream that turns sequential, and the largest."""
+    """Sizes in bytes: the smallest and the largest window of a stream, and what is near its end."""
 
     first_bytes: int = 256 << 10
     max_bytes: int = 8 << 20
     slack_bytes: int = 256 << 10
-    """How far from a stream's end a read may start and still continue it: the kernel sends reads out of order."""
+    """The kernel sends reads out of order."""
 
 
 @dataclass(slots=True)
 class _Stream:
+    began: int
     position: int
     asked_until: int
-    window: int = 0
 
 
 @dataclass(slots=True)
@@ -44,21 +49,27 @@ class Readahead:
         """
         stream = self._continue(read)
         if stream is None:
-            self._streams.append(_Stream(position=read.stop, asked_until=read.stop))
+            self._streams.append(_Stream(read.start, read.stop, read.stop))
             del self._streams[:-_MAX_STREAMS]
             return None
-        grown = stream.window * 2 if stream.window else max(self.limits.first_bytes, read.length)
-        stream.window = min(grown, self.limits.max_bytes)
-        stream.position = max(stream.position, read.stop)
-        stream.asked_until = max(stream.asked_until, stream.position)
-        target = min(stream.position + stream.window, size_bytes)
-        if target - stream.asked_until < stream.window // 2 and target < size_bytes:
-            return None
-        if stream.asked_until >= target:
+        stream.position = read.stop
+        stream.asked_until = max(stream.asked_until, read.stop)
+        run_bytes = stream.position - stream.began
+        window = min(max(self.limits.first_bytes, run_bytes // 2), self.limits.max_bytes)
+        target = min(stream.position + window, size_bytes)
+        if stream.asked_until >= target or (
+            target - stream.asked_until < window // 2 and target < size_bytes
+        ):
             return None
         ahead = ByteRange(stream.asked_until, target)
         stream.asked_until = target
         return ahead
+
+    def retreat(self, ahead: ByteRange, offset: int) -> None:
+        """Of what `advance` returned last, nothing from `offset` on was asked for after all."""
+        stream = self._streams[-1]
+        if stream.asked_until == ahead.stop:
+            stream.asked_until = max(min(offset, ahead.stop), stream.position)
 
     def _continue(self, read: ByteRange) -> _Stream | None:
         """The stream that this read continues, moved to the end of the list."""

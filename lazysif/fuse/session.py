@@ -63,10 +63,10 @@ def unmount() -> None:
 
 
 def tune(mountpoint: str, read_ahead_kb: int) -> None:
-    """Raise the kernel's readahead and background limit for this mount, where root may.
+    """Set the kernel's readahead for this mount and raise its limit of background requests, where root may.
 
-    Readahead decides how large the kernel's requests are: at most this much, up to 1 MiB. The device number comes
-    from /proc, since the mount itself is not to be touched before it is served.
+    To be called once the mount has answered: the kernel sets both anew when it reads the reply to INIT. The device
+    number comes from /proc, which touches no mount.
     """
     found = find_mount(mountpoint)
     if found is None:

@@ -18,7 +18,7 @@ from lazysif.cache.block_table import BlockTable
 from lazysif.core.block_map import BlockMap, length, span
 from lazysif.core.plan import plan_extents
 from lazysif.core.readahead import Readahead
-from lazysif.errors import LazysifError
+from lazysif.errors import LazysifError, SourceError
 from lazysif.fetch.fetcher import Fetcher
 from lazysif.fetch.flights import Flight
 from lazysif.model import Buffer, ByteRange, Digest, Image
@@ -34,6 +34,8 @@ class ExtentLimits:
     demand_bytes: int = 1 << 20
     background_bytes: int = 2 << 20
     gap_bytes: int = 128 << 10
+    neighbour_bytes: int = 128 << 10
+    """What a miss takes along: the next read is often there, and it costs no round trip of its own."""
 
 
 class OpenImage:
@@ -59,6 +61,7 @@ class OpenImage:
         self._table = table
         self._readahead = Readahead()
         self._pinned: frozenset[int] = frozenset()
+        self._guessed: set[int] = set()
 
     # --- answers ----------------------------------------------------------------------------------
 
@@ -69,13 +72,16 @@ class OpenImage:
             return b""
         index = self.block_map.index_at(offset)
         start = self.block_map.start(index)
-        if stop > self.block_map.start(index + 1):
+        block_stop = self.block_map.start(index + 1)
+        if stop > block_stop:
             return None
         data = self._in_memory(index)
         if data is None:
             return None
         self._counters.hits += 1
         self._counters.memory_hits += 1
+        if stop == block_stop:  # a sequential reader passes here, and few of the others
+            self._read_ahead(ByteRange(offset, stop), self._guess_proved(range(index, index + 1)))
         return memoryview(data)[offset - start : stop - start]
 
     async def read(self, offset: int, size: int) -> Buffer:
@@ -92,7 +98,7 @@ class OpenImage:
         blocks = span(self.block_map, offset, size)
         found = await self._from_cache(blocks)
         flights = self._join_or_start(i for i in blocks if i not in found)
-        self._read_ahead(ByteRange(offset, stop))
+        self._read_ahead(ByteRange(offset, stop), bool(flights) | self._guess_proved(blocks))
         try:
             for index, flight in flights:
                 found[index] = flight if isinstance(flight, bytes | memoryview) else await flight.wait()
@@ -108,8 +114,9 @@ class OpenImage:
             data = memoryview(found[index])
             pieces.append(data[max(asked.start - start, 0) : asked.stop - start])
         answer = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        # The kernel takes a short answer for a shrunk file, and a loop device takes it for zeros.
-        assert len(answer) == asked.length
+        if len(answer) != asked.length:
+            # the kernel takes a short answer for a shrunk file, and a loop device takes it for zeros
+            raise SourceError("internal error: the pieces do not make up the read", image=self.image.name)
         return answer
 
     # --- cache ------------------------------------------------------------------------------------
@@ -137,7 +144,7 @@ class OpenImage:
             for index, digest in on_disk.items():
                 data = loaded.get(digest)
                 if data is None or len(data) != length(self.block_map, index):
-                    if self._table.get(index) == digest and self._cache.lookup(digest) is None:
+                    if self._cache.readable and self._table.get(index) == digest:
                         self._table.forget(index)
                 else:
                     found[index] = data
@@ -167,21 +174,21 @@ class OpenImage:
                 sources.append((index, landed))
             else:
                 self._counters.misses += 1
-                self._table.forget(index)
                 to_start.append(index)
         started = self._start(to_start, demand=True)
         sources.extend((index, started[index]) for index in to_start)
         return sources
 
     def _start(self, indices: Iterable[int], *, demand: bool) -> dict[int, Flight]:
-        """Start extents that cover these blocks; they must be missing. Returns all their flights by block."""
+        """Start extents that cover these blocks, none of them under way. Returns all their flights by block."""
         if not self.image.ranges:
             return self._start_whole(indices)
         limits = self._limits
+        wanted = set(indices)
         runs = plan_extents(
             self.block_map,
-            indices,
-            self._is_missing,
+            wanted | self._neighbours(wanted) if demand else wanted,
+            lambda index: index in wanted or self._is_missing(index),
             max_bytes=limits.demand_bytes if demand else limits.background_bytes,
             gap_bytes=limits.gap_bytes if demand else 0,
         )
@@ -189,21 +196,51 @@ class OpenImage:
         for run in runs:
             for flight in self._fetcher.start(self.image, self.block_map, run, self, demand=demand):
                 flights[flight.index] = flight
+        self._guessed.update(flights.keys() - wanted if demand else flights)
         return flights
+
+    def _neighbours(self, wanted: set[int]) -> set[int]:
+        """The blocks behind a miss that its request takes along."""
+        if not wanted:
+            return set()
+        behind = self.block_map.start(max(wanted) + 1)
+        return set(span(self.block_map, behind, self._limits.neighbour_bytes))
 
     def _start_whole(self, indices: Iterable[int]) -> dict[int, Flight]:
         """An origin without ranges sends everything: one flight for each block that is not there yet."""
         wanted = set(indices)
         if not wanted:
             return {}
-        missing = [i for i in range(self.block_map.count) if self._is_missing(i)]
+        missing = [i for i in range(self.block_map.count) if i in wanted or self._is_missing(i)]
         flights = self._fetcher.start(self.image, self.block_map, missing, self, demand=True)
         return {flight.index: flight for flight in flights}
 
-    def _read_ahead(self, read: ByteRange) -> None:
+    def _guess_proved(self, blocks: range) -> bool:
+        """Whether a read comes to blocks that were fetched on a guess, for the first time."""
+        used = self._guessed.intersection(blocks) if self._guessed else None
+        if not used:
+            return False
+        self._guessed -= used
+        return True
+
+    def _read_ahead(self, read: ByteRange, fetching: bool) -> None:
+        """What a sequential reader comes to next: from the disk into memory, or from the origin.
+
+        The origin is asked only while reads meet blocks that were not there before (`fetching`): a second start
+        reads what the first one read, and guesses nothing new.
+        """
         ahead = self._readahead.advance(read, self.image.size_bytes) if self.image.ranges else None
-        if ahead is not None:
+        if ahead is None:
+            return
+        blocks = span(self.block_map, ahead.start, ahead.length)
+        known = (self._table.get(i) for i in blocks)
+        self._cache.preload([digest for digest in known if digest is not None])
+        if fetching:
             self.prefetch(ahead)
+            return
+        missing = next((i for i in blocks if self._is_missing(i)), None)
+        if missing is not None:
+            self._readahead.retreat(ahead, self.block_map.start(missing))
 
     def prefetch(self, wanted: ByteRange) -> list[Flight]:
         """Start what is missing of a range in the background; returns the flights started."""
