@@ -10,6 +10,7 @@
     ├── DeadlineExceeded         nothing came in time                                    ETIMEDOUT
     └── SourceError
         ├── SourceUnavailable    temporary: connection, 5xx, 429, short body             EIO
+        │   └── SourceTimeout    the origin said nothing, or too slowly                  ETIMEDOUT
         ├── SourceProtocolError  the answer cannot be believed                           EIO
         └── ImageChanged         the version that was opened is gone at the origin       ESTALE
 
@@ -107,6 +108,10 @@ class SourceUnavailable(SourceError):
     ) -> None:
         super().__init__(why, image=image, origin=origin, hint=hint)
         self.retry_after_s = retry_after_s
+
+
+class SourceTimeout(SourceUnavailable):
+    """The origin stalls: no connection, no answer or no more bytes in time."""
 
 
 class SourceProtocolError(SourceError):

@@ -148,7 +148,8 @@ class Answer(Protocol):
         """The body as it arrives, undecoded; to be closed where it is left early (`contextlib.aclosing`).
 
         Raises:
-            SourceUnavailable: reset, stall, or a body that ends before its Content-Length.
+            SourceTimeout: no more bytes in time.
+            SourceUnavailable: reset, or a body that ends before its Content-Length.
         """
         ...
 
@@ -162,8 +163,10 @@ class Transport(Protocol):
         Leaving the block before the body is read closes the connection.
 
         Raises:
-            SourceUnavailable: no connection, no name, TLS handshake broken off, reset, stall before the head.
-            SourceProtocolError: certificate refused, redirect loop, an answer that is not HTTP.
+            SourceTimeout: no connection or no head in time.
+            SourceUnavailable: no connection, no name, TLS handshake broken off, reset, an answer that is not
+                HTTP (left over from the one before it on that connection).
+            SourceProtocolError: certificate refused, redirect loop, an address that cannot be used.
         """
         ...
 

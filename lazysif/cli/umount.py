@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from pathlib import Path
 
 import click
 
 from lazysif.control.address import absolute_mountpoint, socket_path
+from lazysif.control.client import fetch_status
 from lazysif.errors import MountError
 from lazysif.fuse.mountinfo import find_mount
 
@@ -24,19 +26,30 @@ def umount_command(mountpoint: str, lazy: bool) -> int:
     mounted = find_mount(path)
     if mounted is None or mounted.kind != "fuse.lazysif":
         raise MountError(f"no lazysif is mounted at {path}")
+    pid = _daemon(path)
     command = ["umount", "-i"] if os.geteuid() == 0 else ["fusermount3", "-u"]
     command += ["-l" if os.geteuid() == 0 else "-z"] if lazy else []
     done = subprocess.run([*command, "--", path], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         hint = "end the jobs that use it, or use --lazy" if "busy" in done.stderr else ""
         raise MountError(f"cannot unmount {path}: {done.stderr.strip() or 'refused'}", hint=hint)
-    if not lazy:
-        _wait_until_gone(path)
+    if pid is None:
+        socket_path(path).unlink(missing_ok=True)  # left behind by a daemon that was killed
+    elif not lazy:
+        _wait_until_gone(pid)
     return 0
 
 
-def _wait_until_gone(path: str) -> None:
-    """The daemon removes its socket before it has written its cache; then its locks are free."""
+def _daemon(path: str) -> int | None:
+    """The process that serves the mount, None if none answers."""
+    try:
+        return int(fetch_status(socket_path(path))["pid"])
+    except (OSError, KeyError):
+        return None
+
+
+def _wait_until_gone(pid: int) -> None:
+    """When the daemon has ended its cache is written and its locks are free."""
     deadline = time.monotonic() + _GONE_S
-    while socket_path(path).exists() and time.monotonic() < deadline:
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -28,6 +28,10 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re.ASCII 
 _UNSATISFIED = re.compile(r"bytes \*/(\d{1,19})", re.ASCII | re.IGNORECASE)
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
 _MAX_RETRY_AFTER_S = 3600.0
+_LARGEST_RANGED = 1 << 40
+"""Bytes. A hundred times any image seen; the block table of more would take over 350 MB of memory."""
+_LARGEST_WHOLE = 64 << 30
+"""Bytes of a file that is downloaded whole: each of its blocks is waited for at once."""
 NO_VALIDATOR = Validator(ValidatorKind.NONE, "")
 
 
@@ -170,7 +174,14 @@ def _check_version(head: AnswerHead, validator: Validator) -> None:
         case _:
             return
     if now != validator.value:
-        raise ImageChanged(f"the origin now says version {now[:80] or 'nothing'}, not {validator.value[:80]}")
+        raise ImageChanged(
+            f"the origin now says version {_shown(now) or 'nothing'}, not {_shown(validator.value)}"
+        )
+
+
+def _shown(value: str) -> str:
+    """A header's value for a log line: no bytes above ASCII, some of which are terminal controls."""
+    return value[:80].encode("ascii", "backslashreplace").decode()
 
 
 def check_range_answer(head: AnswerHead, asked: ByteRange, image: Image) -> None:
@@ -244,8 +255,8 @@ def judge_probe(head: AnswerHead, asked: ByteRange, asked_url: str) -> ProbeVerd
         NoSuchEntry, AccessDenied, SourceUnavailable, SourceProtocolError: as the status says, or for a file
             whose size the origin does not tell.
     """
-    if _added_slash(asked_url, head.url):
-        return IsDirectory()
+    if _added_slash(asked_url, head.url) and (head.status < 400 or head.status in (403, 416)):
+        return IsDirectory()  # 403 is a directory without a listing, 416 an empty page
     if head.status == 304:
         return Unchanged()
     validator = validator_of(head.headers)
@@ -253,7 +264,9 @@ def judge_probe(head: AnswerHead, asked: ByteRange, asked_url: str) -> ProbeVerd
     if head.status == 206:
         total = _check_partial(head, asked, None)
         if validator == NO_VALIDATOR:
+            _check_size(total, _LARGEST_WHOLE)
             return IsFile(total, validator, modified_s, ranges=False, body=None)
+        _check_size(total, _LARGEST_RANGED)
         body = ByteRange(asked.start, min(asked.stop, total))
         return IsFile(total, validator, modified_s, ranges=True, body=body)
     if head.status == 200:
@@ -261,6 +274,7 @@ def judge_probe(head: AnswerHead, asked: ByteRange, asked_url: str) -> ProbeVerd
         size = content_length(head.headers)
         if size is None:
             raise SourceProtocolError("the origin gives neither ranges nor a Content-Length")
+        _check_size(size, _LARGEST_WHOLE)
         return IsFile(size, validator, modified_s, ranges=size == 0, body=None)
     if head.status == 416:
         match = _UNSATISFIED.fullmatch(head.headers.get("content-range", "").strip())
@@ -268,6 +282,13 @@ def judge_probe(head: AnswerHead, asked: ByteRange, asked_url: str) -> ProbeVerd
             return IsFile(0, validator, modified_s, ranges=True, body=None)
         raise SourceProtocolError("the origin refuses the file's first bytes (416)")
     raise refusal(head)
+
+
+def _check_size(size: int, largest: int) -> None:
+    if size > largest:
+        raise SourceProtocolError(
+            f"the origin says {size} bytes, which is larger than the {largest} it may have"
+        )
 
 
 def _added_slash(asked_url: str, final_url: str) -> bool:

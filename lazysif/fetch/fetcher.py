@@ -16,12 +16,17 @@ from typing import Protocol
 import trio
 
 from lazysif.core.block_map import BlockMap, extent_range, length
-from lazysif.core.content_range import check_range_answer, check_whole_answer, same_version_headers
+from lazysif.core.content_range import (
+    check_range_answer,
+    check_whole_answer,
+    content_length,
+    same_version_headers,
+)
 from lazysif.core.retry import retry_delay_s
 from lazysif.errors import ImageChanged, LazysifError, SourceError, SourceProtocolError, SourceUnavailable
 from lazysif.fetch.flights import Flight, FlightTable
 from lazysif.fetch.lanes import Lanes, Ticket
-from lazysif.model import Buffer, Image, Request, Transport, ValidatorKind
+from lazysif.model import Buffer, Image, Request, Transport, Validator, ValidatorKind
 from lazysif.telemetry import Counters
 
 log = logging.getLogger(__name__)
@@ -86,7 +91,12 @@ class Fetcher:
         self._limits = limits
         self._counters = counters
         self._lanes = Lanes(limits.connections, limits.background_connections)
+        self._downloads = f"download {random.getrandbits(64):016x}"
         self._unrepeatable: set[str] = set()
+
+    def new_download(self) -> Validator:
+        """What stands for the version of one whole download, where the origin gives no validator."""
+        return Validator(ValidatorKind.NONE, f"{self._downloads} {random.getrandbits(64):016x}")
 
     def flight(self, image: Image, index: int, *, demand: bool) -> Flight | None:
         """The flight of a block if it is under way; demand moves it ahead of background."""
@@ -131,9 +141,8 @@ class Fetcher:
             self._fail(extent, SourceUnavailable("the daemon is shutting down", image=extent.image.name))
 
     def _fail(self, extent: Extent, error: LazysifError) -> None:
-        for index, flight in extent.flights.items():
-            self._flights.remove(extent.image.id, index)
-            flight.fail(error)
+        for index in extent.flights:
+            self._flights.fail(extent.image.id, index, error, remembered=extent.ticket.demand)
         extent.flights.clear()
 
     async def _attempts(self, extent: Extent) -> None:
@@ -187,30 +196,50 @@ class Fetcher:
             else:
                 check_whole_answer(answer.head, image)
             async with aclosing(answer.chunks()) as chunks:
-                await self._land_blocks(extent, blocks, chunks)
+                await self._land_blocks(
+                    extent, blocks, chunks, length_known=content_length(answer.head.headers) is not None
+                )
 
     def _refuse_second_download(self, image: Image) -> None:
-        """Without a validator nothing tells whether a second download is of the same version."""
+        """Without a validator nothing tells whether a second download is of the same version.
+
+        One that a predecessor of this process began is a first one, too.
+        """
         if image.validator.kind is not ValidatorKind.NONE:
             return
-        if image.id in self._unrepeatable:
+        if image.id in self._unrepeatable or not image.validator.value.startswith(self._downloads):
             raise ImageChanged("the origin gives no validator, so its file cannot be downloaded in two goes")
-        self._unrepeatable.add(image.id)
 
-    async def _land_blocks(self, extent: Extent, blocks: range, chunks: AsyncIterator[bytes]) -> None:
+    async def _land_blocks(
+        self, extent: Extent, blocks: range, chunks: AsyncIterator[bytes], *, length_known: bool
+    ) -> None:
+        """Land each block when it is there; in an answer of unsaid length all of them, when its end has come.
+
+        Some origins put a right Content-Range before the file's first byte: only the length gives them away.
+        """
         cutter = _Cutter(extent.block_map, blocks)
+        held: list[tuple[int, bytes]] = []
         async for chunk in chunks:
             self._counters.fetched_bytes += len(chunk)
-            for index, data in cutter.feed(chunk):
-                self._land(extent, index, data)
+            held += cutter.feed(chunk)
+            if length_known:
+                self._land_all(extent, held)
             await extent.sink.room()
         if not cutter.complete:
             raise SourceUnavailable("the origin's answer ended early")
+        self._land_all(extent, held)
+
+    def _land_all(self, extent: Extent, blocks: list[tuple[int, bytes]]) -> None:
+        for index, data in blocks:
+            self._land(extent, index, data)
+        blocks.clear()
 
     def _land(self, extent: Extent, index: int, data: Buffer) -> None:
         flight = extent.flights.pop(index, None)
         if flight is None:
             return  # a whole download passes blocks that nobody lacks
+        if extent.image.validator.kind is ValidatorKind.NONE:
+            self._unrepeatable.add(extent.image.id)
         extent.sink.accept(index, data)
         self._flights.remove(extent.image.id, index)
         flight.land(data)

@@ -12,6 +12,10 @@ from lazysif.errors import LazysifError
 from lazysif.fetch.lanes import Ticket
 from lazysif.model import Buffer, ImageId
 
+_Key = tuple[ImageId, int]
+_REMEMBERED_S = 1.0
+"""The kernel asks once more for a page that could not be read ahead, and so do all tasks that read the block."""
+
 
 class Flight:
     """One block on its way. `ticket` is that of the extent that brings it."""
@@ -44,13 +48,16 @@ class Flight:
 
 
 class FlightTable:
-    """The flights under way, by image and block."""
+    """The flights under way, and those that failed a moment ago, by image and block."""
 
     def __init__(self) -> None:
-        self._flights: dict[tuple[ImageId, int], Flight] = {}
+        self._flights: dict[_Key, Flight] = {}
+        self._failed: dict[_Key, tuple[float, Flight]] = {}
 
     def get(self, image_id: ImageId, index: int) -> Flight | None:
-        return self._flights.get((image_id, index))
+        key = (image_id, index)
+        until, failed = self._failed.get(key, (0.0, None))
+        return self._flights.get(key) or (failed if until > trio.current_time() else None)
 
     def add(self, image_id: ImageId, flight: Flight) -> None:
         key = (image_id, flight.index)
@@ -59,6 +66,17 @@ class FlightTable:
 
     def remove(self, image_id: ImageId, index: int) -> Flight | None:
         return self._flights.pop((image_id, index), None)
+
+    def fail(self, image_id: ImageId, index: int, error: LazysifError, *, remembered: bool) -> None:
+        """End a flight in an error; `remembered`, who comes a moment later gets the same error at once."""
+        key = (image_id, index)
+        flight = self._flights.pop(key)
+        flight.fail(error)
+        now = trio.current_time()
+        for old in [old for old, (until, _) in self._failed.items() if until <= now]:
+            del self._failed[old]
+        if remembered:
+            self._failed[key] = (now + _REMEMBERED_S, flight)
 
     def __len__(self) -> int:
         return len(self._flights)

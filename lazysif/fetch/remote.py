@@ -22,12 +22,15 @@ from lazysif.model import (
     Registry,
     Request,
     Transport,
-    Validator,
     ValidatorKind,
 )
 from lazysif.telemetry import Counters
 
 _PROBE_ATTEMPTS = 4
+_BUDGET_SHARE = 0.9
+"""Of the look-up's deadline: the error that says what the origin did comes before the one that only says "late"."""
+_REVALIDATION_SHARE = 0.5
+"""The same where a version is known: when the origin is silent, it is still served in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +96,21 @@ class Remote:
             NoSuchEntry, AccessDenied, SourceError: as the origin answers, temporary failures after retries.
         """
         began = trio.current_time()
+        share = _BUDGET_SHARE if known is None else _REVALIDATION_SHARE
+        budget_s = share * self.policy.lookup_budget_s
         attempt = 0
         while True:
             attempt += 1
             elapsed_s = trio.current_time() - began
             try:
                 location = await self._registry.locate(path)
-                return await self._probe(path, location, known, self.policy.lookup_budget_s - elapsed_s)
+                return await self._probe(path, location, known, budget_s - elapsed_s)
             except LazysifError as error:
                 delay_s = retry_delay_s(
                     error,
                     attempt,
                     elapsed_s=trio.current_time() - began,
-                    budget_s=self.policy.lookup_budget_s,
+                    budget_s=budget_s,
                     max_attempts=_PROBE_ATTEMPTS,
                     jitter=random.random(),
                 )
@@ -193,7 +198,7 @@ class Remote:
                     hint='whole_file = "spool" in its remote allows to download it whole',
                 )
             if validator.kind is ValidatorKind.NONE:
-                validator = Validator(ValidatorKind.NONE, f"download {random.getrandbits(64):016x}")
+                validator = self.fetcher.new_download()
         return Image(
             id=image_id(location.origin, validator, verdict.size_bytes),
             remote=self.name,

@@ -11,6 +11,7 @@ ERRNO: dict[type[errors.LazysifError], int] = {
     errors.StaleInode: errno.ESTALE,
     errors.AccessDenied: errno.EACCES,
     errors.DeadlineExceeded: errno.ETIMEDOUT,
+    errors.SourceTimeout: errno.ETIMEDOUT,
     errors.SourceUnavailable: errno.EIO,
     errors.SourceProtocolError: errno.EIO,
     errors.ImageChanged: errno.ESTALE,

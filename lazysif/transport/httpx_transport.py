@@ -11,7 +11,8 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from urllib.parse import urljoin
 
 import httpx
@@ -20,13 +21,15 @@ import trio
 from lazysif import __version__
 from lazysif.core.content_range import range_header
 from lazysif.core.names import origin_of, same_origin
-from lazysif.errors import LazysifError, SourceProtocolError, SourceUnavailable
+from lazysif.errors import LazysifError, SourceProtocolError, SourceTimeout, SourceUnavailable
 from lazysif.model import AnswerHead, Request
 
 _MAX_REDIRECTS = 5
 _CONNECT_S = 10.0
 _KEEPALIVE_S = 60.0
 _REDIRECTS = (301, 302, 303, 307, 308)
+_HEADER_TEXT = "latin-1"
+"""Byte for byte (RFC 9110 section 5.5): httpx guesses, and an ETag must go back as it came."""
 
 
 class HttpxTransport:
@@ -54,6 +57,8 @@ class HttpxTransport:
             verify=_tls_context(ca_file),
             # trust_env would send ~/.netrc credentials and follow proxies of whoever started the daemon
             trust_env=False,
+            # a cookie is a credential too, and would go to other ports of its host
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
             limits=httpx.Limits(
                 max_connections=connections + 4,
                 max_keepalive_connections=connections,
@@ -72,10 +77,10 @@ class HttpxTransport:
                 with trio.fail_after(request.total_s):
                     response = await self._follow(request)
             except trio.TooSlowError as error:
-                raise SourceUnavailable(
+                raise SourceTimeout(
                     "no answer from the origin in time", origin=origin_of(request.url)
                 ) from error
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
+            except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
                 raise _translate(error, request.url) from error
             try:
                 yield HttpxAnswer(response, deadline)
@@ -101,7 +106,9 @@ class HttpxTransport:
         built = self._client.build_request(
             "GET",
             url,
-            headers=headers,
+            headers=[
+                (name.encode(_HEADER_TEXT), value.encode(_HEADER_TEXT)) for name, value in headers.items()
+            ],
             timeout=httpx.Timeout(request.stall_s, connect=min(_CONNECT_S, request.stall_s), pool=None),
         )
         auth = self._auth if same_origin(url, self._base_url) else None
@@ -119,17 +126,22 @@ class HttpxAnswer:
         self._deadline = deadline
         self.head = AnswerHead(
             status=response.status_code,
-            headers={name.lower(): value for name, value in response.headers.items()},
+            headers=dict(httpx.Headers(response.headers.raw, encoding=_HEADER_TEXT)),
             url=origin_of(str(response.url)),
         )
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """See `model.Answer.chunks`. A slow drip that would outlast the request's total time is broken off."""
         try:
-            async for chunk in self._response.aiter_raw():
-                yield chunk
-                if trio.current_time() > self._deadline:
-                    raise SourceUnavailable("the origin sends too slowly", origin=self.head.url)
+            async with aclosing(self._response.aiter_raw()) as pieces:
+                while True:
+                    with trio.fail_at(self._deadline):
+                        chunk = await anext(pieces, None)
+                    if chunk is None:
+                        return
+                    yield chunk
+        except trio.TooSlowError as error:
+            raise SourceTimeout("the origin did not send all of it in time", origin=self.head.url) from error
         except httpx.HTTPError as error:
             raise _translate(error, str(self._response.url)) from error
 
@@ -143,7 +155,12 @@ def _tls_context(ca_file: str | None) -> ssl.SSLContext:
 
 
 def _redirect_target(url: str, target: str) -> str:
-    joined = urljoin(url, target)
+    try:
+        joined = urljoin(url, target)
+    except ValueError as error:
+        raise SourceProtocolError(
+            "the origin redirects to an address that cannot be used", origin=origin_of(url)
+        ) from error
     if not joined.startswith(("http://", "https://")):
         raise SourceProtocolError("the origin redirects to something that is not HTTP", origin=origin_of(url))
     if url.startswith("https://") and joined.startswith("http://"):
@@ -168,10 +185,10 @@ def _translate(error: Exception, url: str) -> LazysifError:
     match error:
         case httpx.TimeoutException():
             what = "no connection" if isinstance(error, httpx.ConnectTimeout) else "no data"
-            return SourceUnavailable(f"{what} from the origin in time", origin=origin)
+            return SourceTimeout(f"{what} from the origin in time", origin=origin)
         case httpx.ConnectError():
             return SourceUnavailable(f"no connection to the origin: {error}", origin=origin)
-        case httpx.InvalidURL() | httpx.UnsupportedProtocol():
+        case httpx.InvalidURL() | httpx.UnsupportedProtocol() | UnicodeError():
             return SourceProtocolError("the origin's address cannot be used", origin=origin)
         case httpx.LocalProtocolError():
             return SourceProtocolError(f"not a possible request: {error}", origin=origin)

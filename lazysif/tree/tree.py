@@ -15,7 +15,14 @@ import trio
 from lazysif.core.identity import ROOT_INODE, inode_number
 from lazysif.core.inodes import LookupCounts
 from lazysif.core.names import decode_name
-from lazysif.errors import DeadlineExceeded, ImageChanged, NoSuchEntry, SourceUnavailable, StaleInode
+from lazysif.errors import (
+    DeadlineExceeded,
+    ImageChanged,
+    LazysifError,
+    NoSuchEntry,
+    SourceUnavailable,
+    StaleInode,
+)
 from lazysif.fetch.remote import FoundImage, Remote
 from lazysif.image.open_image import OpenImage
 from lazysif.model import Buffer, EntryKind, Image, InodeNumber
@@ -81,7 +88,11 @@ class Tree:
         name = decode_name(raw_name)
         if name is None:
             raise NoSuchEntry("a name that no image can have")
-        attributes = await self._in_time(self._lookup, parent, name)
+        try:
+            attributes = await self._in_time(self._lookup, parent, name)
+        except LazysifError as error:
+            error.about(image=self._shown(parent, name))
+            raise
         self._lookups.add(attributes.number)
         return attributes
 
@@ -95,6 +106,10 @@ class Tree:
         path = f"{directory}/{name}" if directory else name
         meaning = await self._names.resolve(remote, path)
         return self._attributes(meaning, remote_name, path)
+
+    def _shown(self, parent: InodeNumber, name: str) -> str:
+        remote, directory = self._directories.get(parent, ("", ""))
+        return "/".join(part for part in (remote, directory, name) if part)
 
     async def _remote_directory(self, name: str) -> Attributes:
         number = self._remote_numbers.get(name)

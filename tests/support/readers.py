@@ -33,15 +33,26 @@ def reader_user() -> str:
     return USER
 
 
-def exec_as_root(image: Path, *command: str) -> str:
-    """`apptainer exec` as root: a kernel loop device."""
-    return _run(["apptainer", "exec", "--no-privs", "--contain", str(image), *command])
+def exec_as_root(image: Path, *command: str, debug: bool = False) -> str:
+    """`apptainer exec` as root: a kernel loop device. Returns what it printed, at debug level Apptainer too."""
+    return _run(_exec(debug, "--no-privs", "--contain", str(image), *command))
 
 
-def exec_as_user(image: Path, *command: str) -> str:
+def exec_as_user(image: Path, *command: str, debug: bool = False) -> str:
     """`apptainer exec` as an ordinary user: squashfuse_ll."""
-    quoted = shlex.join(["apptainer", "exec", "--contain", str(image), *command])
-    return _run(["su", reader_user(), "-c", f"cd / && {quoted}"])
+    quoted = shlex.join(_exec(debug, "--contain", str(image), *command))
+    return _run(["su", reader_user(), "-c", f"cd / && {quoted}" + (" 2>&1" if debug else "")])
+
+
+def _exec(debug: bool, *arguments: str) -> list[str]:
+    if debug:
+        return ["sh", "-c", 'exec apptainer --debug exec "$@" 2>&1', "sh", *arguments]
+    return ["apptainer", "exec", *arguments]
+
+
+def attached_by(run: Callable[..., str], image: Path) -> str:
+    """What Apptainer says at debug level while it starts a job: how it attaches the image is among it."""
+    return run(image, "true", debug=True)
 
 
 def hashes_by_exec(run: Callable[..., str]) -> Callable[[Path], Hashes]:
