@@ -13,6 +13,7 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import cast
 from urllib.parse import urljoin
 
 import httpx
@@ -133,7 +134,9 @@ class HttpxAnswer:
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """See `model.Answer.chunks`. A slow drip that would outlast the request's total time is broken off."""
         try:
-            async with aclosing(self._response.aiter_raw()) as pieces:
+            # a generator, though httpx does not say so
+            raw = cast("AsyncGenerator[bytes, None]", self._response.aiter_raw())
+            async with aclosing(raw) as pieces:
                 while True:
                     with trio.fail_at(self._deadline):
                         chunk = await anext(pieces, None)
