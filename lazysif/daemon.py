@@ -6,6 +6,7 @@ answered a question of ours. Stop (umount, SIGTERM, SIGINT): control socket, ker
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import shutil
@@ -48,6 +49,8 @@ of 110 MB, 20.4 MB with the kernel's default of 128 and 32 MB with 1024, in the 
 cached blocks gets 1.0 GB/s, with 1024 it gets 1.1."""
 
 _ANSWER_S = 20.0
+_M_ARENA_MAX = -8
+"""mallopt(3)"""
 
 
 def run(config: Config, mountpoint: str, ready: Callable[[], None]) -> None:
@@ -59,6 +62,7 @@ def run(config: Config, mountpoint: str, ready: Callable[[], None]) -> None:
     Raises:
         ConfigError, LocalDirectoryError, MountError: nothing was mounted, or nothing is mounted any more.
     """
+    _limit_malloc_arenas()
     with ExitStack() as stack:
         prepare_directory(config.state.dir, "state")
         prepare_directory(config.cache.dir, "cache")
@@ -73,6 +77,15 @@ def run(config: Config, mountpoint: str, ready: Callable[[], None]) -> None:
             trio.run(daemon.main, ready)
         except BaseExceptionGroup as group:
             raise _ours(group) from group
+
+
+def _limit_malloc_arenas() -> None:
+    """glibc gives each thread an arena and returns little of it: 181 MB resident after five readers of 20 open
+    images, 133 MB with two arenas."""
+    try:
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+    except (OSError, AttributeError):
+        log.debug("another C library than glibc")
 
 
 def _ours(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from pathlib import Path
 
 import click
 
@@ -51,5 +50,16 @@ def _daemon(path: str) -> int | None:
 def _wait_until_gone(pid: int) -> None:
     """When the daemon has ended its cache is written and its locks are free."""
     deadline = time.monotonic() + _GONE_S
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+    while _runs(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
+
+
+def _runs(pid: int) -> bool:
+    """False for a process that has ended, even where nobody has asked for its exit code."""
+    try:
+        os.readlink(f"/proc/{pid}/exe")
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
