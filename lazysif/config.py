@@ -47,7 +47,7 @@ class CacheConfig(_Table, frozen=True, kw_only=True):
     size: ShareOrSize = ShareOrSize(share=Fraction(1, 2))
     min_free: ShareOrSize = ShareOrSize(share=Fraction(1, 20))
     block_size: int = 128 * 1024
-    memory: int = 64 * 1024 * 1024
+    memory: int = 48 * 1024 * 1024
 
 
 class StateConfig(_Table, frozen=True, kw_only=True):

@@ -61,8 +61,8 @@ class CacheSettings:
     directory: Path
     limit_bytes: int
     min_free_bytes: int = 0
-    memory_bytes: int = 64 * 2**20
-    queue_bytes: int = 64 * 2**20
+    memory_bytes: int = 48 * 2**20
+    queue_bytes: int = 32 * 2**20
     batch_bytes: int = 16 * 2**20
     tick_s: float = 2.0
     read_timeout_s: float = 10.0
