@@ -14,6 +14,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
+from lazysif.core.names import has_image_suffix
 from lazysif.errors import (
     AccessDenied,
     ImageChanged,
@@ -259,6 +260,7 @@ def judge_probe(head: AnswerHead, asked: ByteRange, asked_url: str) -> ProbeVerd
         return IsDirectory()  # 403 is a directory without a listing, 416 an empty page
     if head.status == 304:
         return Unchanged()
+    _refuse_page(head, asked_url)
     validator = validator_of(head.headers)
     modified_s = http_date_s(head.headers.get("last-modified", ""))
     if head.status == 206:
@@ -282,6 +284,13 @@ def judge_probe(head: AnswerHead, asked: ByteRange, asked_url: str) -> ProbeVerd
             return IsFile(0, validator, modified_s, ranges=True, body=None)
         raise SourceProtocolError("the origin refuses the file's first bytes (416)")
     raise refusal(head)
+
+
+def _refuse_page(head: AnswerHead, asked_url: str) -> None:
+    """A login or maintenance page that comes as a success, often behind a redirect, is no image."""
+    kind = head.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if head.status in (200, 206) and kind == "text/html" and has_image_suffix(urlsplit(asked_url).path):
+        raise SourceProtocolError("the origin answered with a web page", hint="it may ask for a login")
 
 
 def _check_size(size: int, largest: int) -> None:
