@@ -24,7 +24,7 @@ import pytest
 from lazysif.control.client import fetch_status
 from tests.support import faults
 from tests.support.mount import REPOSITORY, Mount
-from tests.support.raw_origin import Fault, RawOrigin, Request, Wire
+from tests.support.raw_origin import Answer, Fault, RawOrigin, Request, Wire
 
 BLOCK = 64 << 10
 DATA = random.Random(7).randbytes(8 * BLOCK)
@@ -88,13 +88,21 @@ class ChunkedShort:
 
 
 @dataclass(frozen=True, slots=True)
+class LoginPage:
+    """A page for people, as a success."""
+
+    def play(self, wire: Wire) -> None:
+        wire.send(Answer(200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>Who are you?</html>"))
+
+
+@dataclass(frozen=True, slots=True)
 class OddEtag:
     """The right answer with bytes above ASCII in its ETag, as RFC 9110 allows; conditions on it are honoured."""
 
     def play(self, wire: Wire) -> None:
         wanted = wire.request.headers.get("if-match")
         if wanted is not None and wanted != '"caf\xe9"':
-            wire.send(faults.Answer(412))
+            wire.send(Answer(412))
             return
         wire.send(wire.right(conditions=False).with_headers(etag='"caf\xe9"'))
 
@@ -206,6 +214,7 @@ AT_PROBE = [
     always("not HTTP", faults.Garbage(), "EIO"),
     always("gzip on a range", faults.GzipOnRange(), "EIO", "'gzip'", within_s=SOON, requests=1),
     always("multipart answer", faults.Multipart(), "EIO", "several parts", within_s=SOON, requests=1),
+    always("login page for an image", LoginPage(), "EIO", "web page", within_s=SOON, requests=1),
     always("chunked range", faults.Chunked206(), "bytes", within_s=SOON),
     always("weak ETag", faults.WeakEtag(), "bytes", within_s=SOON),
     always("no ETag", faults.NoEtag(), "bytes", within_s=SOON),

@@ -19,7 +19,7 @@ import trio
 import trustme
 
 from lazysif.core.content_range import IsDirectory, judge_probe
-from lazysif.errors import LazysifError, NoSuchEntry
+from lazysif.errors import LazysifError, NoSuchEntry, SourceProtocolError
 from lazysif.model import AnswerHead, ByteRange
 from lazysif.model import Request as Asked
 from lazysif.transport.httpx_transport import HttpxTransport
@@ -292,8 +292,9 @@ def test_failing_block_is_asked_for_by_one_of_many(mount: Callable[..., Mount]) 
             os.close(opened)
 
 
-def verdict(status: int, final: str) -> object:
-    head = AnswerHead(status, {"content-length": "10", "etag": '"1"'}, final)
+def verdict(status: int, final: str = "http://h/x", **headers: str) -> object:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    head = AnswerHead(status, {"content-length": "10", "etag": '"1"', **named}, final)
     return judge_probe(head, ByteRange(0, 10), "http://h/x")
 
 
@@ -305,6 +306,15 @@ def test_added_slash_is_a_directory_only_where_the_answer_says_so() -> None:
         verdict(404, "http://h/x/")
     with pytest.raises(LazysifError, match="503"):
         verdict(503, "http://h/x/")
+
+
+def test_size_that_no_image_has_is_refused() -> None:
+    """Regression: a table of all its blocks was made at once, with a memory that no node has."""
+    for size in (10**12, 10**18):
+        with pytest.raises(SourceProtocolError, match="larger than"):
+            verdict(200, content_length=str(size))
+    with pytest.raises(SourceProtocolError, match="larger than"):
+        verdict(206, content_range=f"bytes 0-9/{10**18}")
 
 
 # --- redirects and credentials ----------------------------------------------------------------------------
@@ -355,6 +365,16 @@ def test_refused_credentials_are_in_no_log_and_no_status(mount: Callable[..., Mo
         assert "bio/a.sif: the origin asks for credentials (401)" in line
         assert not any(secret in mounted.log() for secret in (TOKEN, header, "s1gned"))
         assert not any(secret in str(mounted.status()) for secret in (TOKEN, header, "s1gned"))
+
+
+def test_signed_address_of_a_redirect_is_in_no_log(mount: Callable[..., Mount]) -> None:
+    with RawOrigin() as gone:
+        refused = f"{gone.url}/b.sif?X-Signature=s1gned"
+    with RawOrigin({"/a.sif": DATA}, default=faults.Redirect(refused)) as origin:
+        mounted = mount(origin.url)
+        assert errno_of(lambda: read(mounted.path / "bio/a.sif")) == "EIO"
+        assert "no connection to the origin" in errors_logged(mounted)[0]
+        assert "s1gned" not in mounted.log()
 
 
 async def test_cookies_are_not_kept() -> None:
