@@ -120,6 +120,8 @@ class Names:
             if before is not None and error.temporary:
                 log.warning("%s; the version known before is served", error)
                 return await self._image(before), max(policy.negative_s, _ERROR_S)
+            if before is not None:
+                await self._forget(remote, path)
             log.warning("look-up failed: %s", error)
             return error, _ERROR_S
         if isinstance(found, FoundDirectory):
@@ -149,6 +151,10 @@ class Names:
     async def _image(self, image: Image) -> Meaning:
         number = await trio.to_thread.run_sync(self._state.remember_image, image, limiter=self._threads)
         return Meaning(number, image)
+    async def _forget(self, remote: Remote, path: str) -> None:
+        """The origin has said no: when it is down later, that still holds."""
+        await trio.to_thread.run_sync(self._state.forget_name, remote.name, path, limiter=self._threads)
+
 
     async def _implies_directory(self, remote: Remote, path: str) -> bool:
         """Whether a name that the origin does not have may still be on the way to one that it has.

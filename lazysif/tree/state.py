@@ -105,6 +105,11 @@ class StateStore:
             )
         return number
 
+    def forget_name(self, remote: str, path: str) -> None:
+        """The name means nothing any more; inode numbers given out for it stay known."""
+        with self._lock:
+            self._db.execute("DELETE FROM names WHERE remote = ? AND path = ?", (remote, path))
+
     def _number(self, identity: str) -> InodeNumber:
         """The number given to `identity` before, or a new one that nothing else has."""
         attempt = 0
