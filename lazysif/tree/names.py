@@ -43,6 +43,14 @@ class _Known:
     until: float
 
 
+class _Listing:
+    """One directory being listed; whoever needs it waits for `done`."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.answer: tuple[DirectoryEntry, ...] | LazysifError | None = None
+
+
 class _Resolution:
     """One name being asked for; whoever needs it waits for `done`."""
 
@@ -65,6 +73,7 @@ class Names:
         self._threads = trio.CapacityLimiter(1)
         self._known: OrderedDict[Key, _Known] = OrderedDict()
         self._underway: dict[Key, _Resolution] = {}
+        self._listing: dict[Key, _Listing] = {}
         self._listings: OrderedDict[Key, tuple[float, tuple[DirectoryEntry, ...] | None]] = OrderedDict()
 
     async def resolve(self, remote: Remote, path: str) -> Meaning:
@@ -111,6 +120,8 @@ class Names:
         try:
             found = await remote.find(path, before)
         except (NoSuchEntry, AccessDenied) as error:
+            if before is not None:
+                await self._forget(remote, path)
             if await self._implies_directory(remote, path):
                 return await self._directory(remote, path), policy.revalidate_s
             return error, policy.negative_s if isinstance(error, NoSuchEntry) else max(
@@ -120,8 +131,6 @@ class Names:
             if before is not None and error.temporary:
                 log.warning("%s; the version known before is served", error)
                 return await self._image(before), max(policy.negative_s, _ERROR_S)
-            if before is not None:
-                await self._forget(remote, path)
             log.warning("look-up failed: %s", error)
             return error, _ERROR_S
         if isinstance(found, FoundDirectory):
@@ -142,6 +151,10 @@ class Names:
         # a whole download without a validator cannot be asked about; it is asked for anew
         return image if image is not None and (image.ranges or image.validator.kind.value != "none") else None
 
+    async def _forget(self, remote: Remote, path: str) -> None:
+        """The origin has said no: when it is down later, that still holds."""
+        await trio.to_thread.run_sync(self._state.forget_name, remote.name, path, limiter=self._threads)
+
     async def _directory(self, remote: Remote, path: str) -> Meaning:
         number = await trio.to_thread.run_sync(
             self._state.remember_directory, remote.name, path, limiter=self._threads
@@ -151,10 +164,6 @@ class Names:
     async def _image(self, image: Image) -> Meaning:
         number = await trio.to_thread.run_sync(self._state.remember_image, image, limiter=self._threads)
         return Meaning(number, image)
-    async def _forget(self, remote: Remote, path: str) -> None:
-        """The origin has said no: when it is down later, that still holds."""
-        await trio.to_thread.run_sync(self._state.forget_name, remote.name, path, limiter=self._threads)
-
 
     async def _implies_directory(self, remote: Remote, path: str) -> bool:
         """Whether a name that the origin does not have may still be on the way to one that it has.
@@ -180,11 +189,32 @@ class Names:
         until, entries = self._listings.get(key, (0.0, None))
         if until > trio.current_time():
             return entries
-        entries = await remote.list(path)
-        self._listings[key] = (trio.current_time() + remote.policy.revalidate_s, entries)
-        while len(self._listings) > 256:
-            self._listings.popitem(last=False)
-        return entries
+        listing = self._listing.get(key)
+        if listing is None:
+            listing = self._listing[key] = _Listing()
+            self._nursery.start_soon(self._list, remote, path, listing, name=f"list {remote.name}/{path}")
+        await listing.done.wait()
+        if isinstance(listing.answer, LazysifError):
+            raise listing.answer.with_traceback(None)
+        return listing.answer
+
+    async def _list(self, remote: Remote, path: str, listing: _Listing) -> None:
+        key = (remote.name, path)
+        listing.answer = SourceError("the listing was broken off")
+        try:
+            listing.answer = await remote.list(path)
+            self._listings[key] = (trio.current_time() + remote.policy.revalidate_s, listing.answer)
+            while len(self._listings) > 256:
+                self._listings.popitem(last=False)
+        except LazysifError as error:
+            listing.answer = error
+        except Exception:
+            log.exception(
+                "listing of %s in %s failed in an unexpected way", path, remote.name or "the remote"
+            )
+        finally:
+            del self._listing[key]
+            listing.done.set()
 
     def resolved_below(self, remote: str, directory: str) -> dict[str, Meaning]:
         """Names of this directory that were resolved lately, by their last component."""
