@@ -1,0 +1,271 @@
+"""tree.names: one question at a time, remembered answers, and what an origin that is down may not change.
+
+Time is a mock clock that is moved by hand: threads (the state database) are at work.
+"""
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from lazysif.errors import AccessDenied, NoSuchEntry, SourceProtocolError, SourceUnavailable
+from lazysif.fetch.flights import FlightTable
+from lazysif.fetch.remote import RemotePolicy
+from lazysif.model import DirectoryEntry, EntryKind
+from lazysif.telemetry import Counters
+from lazysif.tree.names import Names
+from lazysif.tree.state import StateStore
+from tests.support.fake_transport import Directory, FakeTransport, File, HoldHead, Status
+from tests.support.world import make_remote
+
+IMAGE = File(b"x" * 10_000)
+DOWN = Status(501)  # fails at once, without retries
+POLICY = RemotePolicy(revalidate_s=60.0, negative_s=5.0, probe_bytes=4096, lookup_budget_s=0.01)
+
+
+class Bench:
+    def __init__(self, nursery, directory, origin, policy=POLICY):
+        self.origin = origin
+        self.kept = []
+        self.state = StateStore(directory)
+        self.counters = Counters()
+        self.remote = make_remote("r", origin, nursery, FlightTable(), self.counters, policy)
+        self.names = Names(nursery, self.state, self._keep)
+
+    async def _keep(self, found):
+        self.kept.append(found.first_bytes)
+
+    async def resolve(self, path="a.sif"):
+        return await self.names.resolve(self.remote, path)
+
+
+@pytest.fixture
+def bench(nursery, tmp_path, mock_clock):
+    made = []
+
+    def make(files=None, script=(), policy=POLICY):
+        made.append(Bench(nursery, tmp_path, FakeTransport(files or {"/a.sif": IMAGE}, script), policy))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.state.close()
+
+
+async def test_a_name_is_asked_for_once_at_a_time(bench, nursery):
+    go, found = trio.Event(), []
+    it = bench(script=[HoldHead(go)])
+
+    async def reader():
+        found.append(await it.resolve())
+
+    async with trio.open_nursery() as readers:
+        for _ in range(20):
+            readers.start_soon(reader)
+        while not it.origin.requests:
+            await trio.lowlevel.checkpoint()
+        go.set()
+    assert len({meaning.number for meaning in found}) == 1
+    assert len(it.origin.requests) == 1
+    assert it.kept == [IMAGE.data[:4096]], "the probe's bytes are kept"
+
+
+async def test_an_asker_that_gives_up_hands_nothing_to_the_others(bench):
+    go, leader, found = trio.Event(), trio.CancelScope(), []
+    it = bench(script=[HoldHead(go)])
+
+    async def reader(scope):
+        with scope:
+            found.append(await it.resolve())
+
+    async with trio.open_nursery() as readers:
+        readers.start_soon(reader, leader)
+        while not it.origin.requests:
+            await trio.lowlevel.checkpoint()
+        readers.start_soon(reader, trio.CancelScope())
+        await wait_all_tasks_blocked()
+        leader.cancel()
+        await wait_all_tasks_blocked()
+        go.set()
+    assert leader.cancelled_caught
+    assert len(found) == 1
+    assert len(it.origin.requests) == 1
+
+
+async def test_an_answer_holds_for_its_time_and_is_then_asked_about(bench, mock_clock):
+    it = bench()
+    first = await it.resolve()
+    mock_clock.jump(59)
+    assert await it.resolve() == first
+    assert len(it.origin.requests) == 1
+    mock_clock.jump(2)
+    assert await it.resolve() == first
+    assert it.origin.requests[1].headers == {"If-None-Match": '"v1"'}
+    assert len(it.kept) == 1, "304: no bytes came"
+
+
+async def test_a_changed_file_is_another_inode(bench, mock_clock):
+    it = bench()
+    first = await it.resolve()
+    it.origin.files["/a.sif"] = File(b"y" * 10_000, '"v2"')
+    mock_clock.jump(61)
+    second = await it.resolve()
+    assert second.number != first.number
+    it.origin.files["/a.sif"] = IMAGE
+    mock_clock.jump(61)
+    assert (await it.resolve()).number == first.number, "the same version is the same inode, also later"
+
+
+async def test_doubt_asks_again_at_once(bench):
+    it = bench()
+    await it.resolve()
+    it.origin.files["/a.sif"] = File(b"y" * 10_000, '"v2"')
+    it.names.doubt("r", "a.sif")
+    it.names.doubt("r", "never heard of.sif")
+    assert (await it.resolve()).image.validator.value == '"v2"'
+
+
+async def test_negatives_are_remembered_for_a_short_while(bench, mock_clock):
+    it = bench()
+    for _ in range(50):
+        with pytest.raises(NoSuchEntry):
+            await it.resolve("missing.sif")
+    assert len(it.origin.requests) == 1
+    it.origin.files["/missing.sif"] = IMAGE
+    mock_clock.jump(6)
+    assert (await it.resolve("missing.sif")).image is not None
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"), [(Status(501), SourceProtocolError), (Status(503), SourceUnavailable)]
+)
+async def test_a_storm_on_an_origin_that_is_down_is_one_request_a_second(bench, mock_clock, fault, kind):
+    it = bench()
+    it.origin.everything = fault
+    for _ in range(50):
+        with pytest.raises(kind, match=r"r/a\.sif"):
+            await it.resolve()
+    assert len(it.origin.requests) == 1
+    mock_clock.jump(1.1)
+    with pytest.raises(kind):
+        await it.resolve()
+    assert len(it.origin.requests) == 2
+
+
+async def test_the_version_known_before_is_served_while_the_origin_is_down(bench, mock_clock):
+    it = bench()
+    first = await it.resolve()
+    it.origin.everything = Status(503)
+    mock_clock.jump(61)
+    assert await it.resolve() == first
+    again = bench()
+    again.origin.everything = Status(503)
+    assert (await again.resolve()).number == first.number, "also by the next daemon"
+
+
+@pytest.mark.parametrize(("fault", "kind"), [(Status(404), NoSuchEntry), (Status(403), AccessDenied)])
+async def test_what_the_origin_has_refused_does_not_come_back_when_it_is_down(bench, mock_clock, fault, kind):
+    """Regression: a deleted or closed image was served again from the state of before."""
+    it = bench(
+        policy=RemotePolicy(
+            revalidate_s=60, negative_s=5, probe_bytes=4096, lookup_budget_s=0.01, listing=False
+        )
+    )
+    await it.resolve()
+    it.origin.everything = fault
+    mock_clock.jump(61)
+    with pytest.raises(kind):
+        await it.resolve()
+    it.origin.everything = Status(503)
+    mock_clock.jump(6)
+    with pytest.raises(SourceUnavailable):
+        await it.resolve()
+
+
+@pytest.mark.parametrize("status", [400, 501])
+async def test_an_origin_that_answers_nonsense_does_not_pass_for_one_that_is_down(bench, mock_clock, status):
+    it = bench()
+    await it.resolve()
+    it.origin.everything = Status(status)
+    mock_clock.jump(61)
+    with pytest.raises(SourceProtocolError):
+        await it.resolve()
+
+
+# --- directories ---------------------------------------------------------------------------------
+
+
+async def test_a_slash_added_makes_a_directory(bench):
+    it = bench({"/d": Directory()})
+    assert (await it.resolve("d")).image is None
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "is_directory"),
+    [
+        pytest.param(None, "d", True, id="no listing: any name may be on the way to one"),
+        pytest.param(None, "d.sif", False, id="no listing, but it looks like an image"),
+        pytest.param(None, ".hidden", False, id="no listing, hidden"),
+        pytest.param(Directory(directories=("d",)), "d", True, id="listed as a directory"),
+        pytest.param(Directory(files=("d",)), "d", False, id="listed as a file"),
+        pytest.param(Directory(), "d", False, id="not listed"),
+    ],
+)
+async def test_a_listing_decides_over_names_that_answer_404(bench, root, path, is_directory):
+    it = bench({} if root is None else {"": root})
+    if is_directory:
+        assert (await it.resolve(path)).image is None
+        return
+    with pytest.raises(NoSuchEntry):
+        await it.resolve(path)
+
+
+async def test_a_listing_is_asked_for_once_in_its_time(bench, mock_clock):
+    it = bench({"": Directory(files=("a.sif",), directories=("d",))})
+    expected = {DirectoryEntry("a.sif", EntryKind.FILE), DirectoryEntry("d", EntryKind.DIRECTORY)}
+    for _ in range(3):
+        assert set(await it.names.listing(it.remote, "")) == expected
+    assert len(it.origin.requests) == 1
+    mock_clock.jump(61)
+    await it.names.listing(it.remote, "")
+    assert len(it.origin.requests) == 2
+
+
+async def test_a_listing_is_asked_for_once_at_a_time_and_nobody_cancels_it(bench):
+    """Regression: twenty `ls` were twenty requests, and a deadline cancelled one inside the transport."""
+    go, leader, found = trio.Event(), trio.CancelScope(), []
+    it = bench({"": Directory(files=("a.sif",))}, script=[HoldHead(go)])
+
+    async def reader(scope):
+        with scope:
+            found.append(await it.names.listing(it.remote, ""))
+
+    async with trio.open_nursery() as readers:
+        readers.start_soon(reader, leader)
+        await wait_all_tasks_blocked()
+        for _ in range(19):
+            readers.start_soon(reader, trio.CancelScope())
+        await wait_all_tasks_blocked()
+        leader.cancel()
+        await wait_all_tasks_blocked()
+        assert it.origin.under_way == 1
+        go.set()
+    assert len(found) == 19
+    assert len(it.origin.requests) == 1
+
+
+async def test_a_listing_that_fails_is_an_error_for_all_who_wait(bench):
+    it = bench()
+    it.origin.everything = Status(501)
+    with pytest.raises(SourceProtocolError):
+        await it.names.listing(it.remote, "")
+
+
+async def test_names_used_lately_stand_in_for_a_listing(bench):
+    it = bench({"/a.sif": IMAGE, "/d/b.sif": IMAGE})
+    await it.resolve("a.sif")
+    await it.resolve("d/b.sif")
+    with pytest.raises(NoSuchEntry):
+        await it.resolve("c.sif")
+    assert list(it.names.resolved_below("r", "")) == ["a.sif"]
+    assert list(it.names.resolved_below("r", "d")) == ["b.sif"]
+    assert it.names.resolved_below("other", "") == {}
