@@ -46,7 +46,7 @@ from tests.support.fake_transport import (
 from tests.support.world import World, quiet_log, world
 
 BLOCK = 4096
-SIZES = (0, 1, BLOCK, 5 * BLOCK + 7, 60 * BLOCK + 1)
+SIZES = (0, 1, BLOCK, 5 * BLOCK + 7, *[200 * BLOCK + 1] * 3)
 NAMES = ("a.sif", "b.sif")
 
 FAULTS: dict[str, Fault] = {
