@@ -12,7 +12,7 @@ import trio
 from lazysif.core.content_range import IsDirectory, IsFile, Unchanged, changed_headers, judge_probe
 from lazysif.core.identity import image_id
 from lazysif.core.retry import retry_delay_s
-from lazysif.errors import LazysifError, SourceProtocolError
+from lazysif.errors import LazysifError, SourceProtocolError, SourceTimeout
 from lazysif.fetch.fetcher import Fetcher
 from lazysif.model import (
     ByteRange,
@@ -130,7 +130,13 @@ class Remote:
             return None
         self._counters.listing_requests += 1
         try:
-            return await self._registry.list(path)
+            with trio.fail_after(_BUDGET_SHARE * self.policy.lookup_budget_s):
+                return await self._registry.list(path)
+        except trio.TooSlowError:
+            location = await self._registry.locate(path)
+            raise SourceTimeout(
+                "no listing from the origin in time", image=self._shown(path), origin=location.origin
+            ) from None
         except LazysifError as error:
             error.about(image=self._shown(path))
             raise

@@ -269,6 +269,14 @@ def test_missing_name_is_asked_for_once_by_many_and_remembered(mount: Callable[.
         assert len(origin.requests("/none.sif")) == 1
 
 
+def test_listing_of_a_silent_origin_ends_in_a_line_that_names_it(mount: Callable[..., Mount]) -> None:
+    """Regression: the line said only that there was no answer."""
+    with RawOrigin({"/a.sif": DATA}, default=faults.StallBeforeHead()) as origin:
+        mounted = mount(origin.url, timeout_s=1.5)
+        assert errno_of(lambda: os.listdir(mounted.path / "bio")) == "ETIMEDOUT"
+        assert f"bio: no listing from the origin in time (origin {origin.url}/)" in errors_logged(mounted)[0]
+
+
 def test_failing_name_is_asked_for_once_by_many(mount: Callable[..., Mount]) -> None:
     with RawOrigin({"/a.sif": DATA}, default=faults.Status(500)) as origin:
         mounted = mount(origin.url)
