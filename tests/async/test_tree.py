@@ -1,0 +1,268 @@
+"""tree.tree: inodes that outlive the daemon, deadlines, listings, and the state that is on disk."""
+
+import random
+import sqlite3
+
+import pytest
+import trio
+
+from lazysif.core.identity import ROOT_INODE
+from lazysif.errors import DeadlineExceeded, ImageChanged, NoSuchEntry, SourceError, StaleInode
+from lazysif.fetch.remote import RemotePolicy
+from lazysif.model import EntryKind, Image, ImageId, InodeNumber, Location, Validator, ValidatorKind
+from lazysif.tree import tree as tree_module
+from lazysif.tree.state import StateStore
+from tests.support.cache_damage import eventually, written
+from tests.support.fake_transport import Directory, FakeTransport, File, HoldHead, Refused, Status
+from tests.support.world import world
+
+DATA = random.Random(7).randbytes(900_000)
+IMAGE = File(DATA)
+NAMELESS = File(DATA[:50_000], None, None, ranges=False)
+
+
+async def names_of(it, number=ROOT_INODE):
+    return [entry.name for entry in await it.tree.entries(number)]
+
+
+async def test_remotes_are_directories_of_the_root(tmp_path):
+    origin = FakeTransport({"/a.sif": IMAGE})
+    async with world(tmp_path, origin, names=("bio", "shub")) as it:
+        assert await names_of(it) == ["bio", "shub"]
+        one, other = await it.number("shub/a.sif"), await it.number("bio/a.sif")
+        assert one != other, "each name has an inode of its own"
+        with pytest.raises(NoSuchEntry, match="no remote"):
+            await it.tree.lookup(ROOT_INODE, b"a.sif")
+        assert (await it.tree.attributes(await it.number("shub"))).kind is EntryKind.DIRECTORY
+
+
+async def test_files_below_directories(tmp_path):
+    origin = FakeTransport({"/d/e/a.sif": IMAGE})
+    async with world(tmp_path, origin) as it:
+        number = await it.open("d/e/a.sif")
+        assert await it.read(number, 100, 50) == DATA[100:150]
+        assert await names_of(it, await it.number("d")) == ["e"]
+
+
+@pytest.mark.parametrize(
+    ("offset", "size"),
+    [(0, 1), (0, len(DATA)), (4090, 10), (len(DATA) - 1, 4096), (len(DATA), 1), (10**12, 1)],
+)
+async def test_a_read_is_as_long_as_the_file_allows(tmp_path, offset, size):
+    async with world(tmp_path, FakeTransport({"/a.sif": IMAGE})) as it:
+        number = await it.open("a.sif")
+        for _ in range(2):
+            assert await it.read(number, offset, size) == DATA[offset : offset + size]
+
+
+async def test_counts_go_back_to_zero_and_numbers_can_be_used_again(tmp_path):
+    async with world(tmp_path, FakeTransport({"/a.sif": IMAGE})) as it:
+        number = await it.number("a.sif")
+        assert await it.number("a.sif") == number
+        it.tree.forget([(number, 1)])
+        assert len(it.tree._lookups) == 1
+        it.tree.forget([(number, 1)])
+        assert len(it.tree._lookups) == 0
+        assert (await it.tree.attributes(number)).size_bytes == len(DATA), "out of the state directory"
+
+
+# --- versions ------------------------------------------------------------------------------------
+
+
+async def test_a_reader_keeps_its_version_and_the_next_open_gets_the_new_one(tmp_path):
+    origin = FakeTransport({"/a.sif": IMAGE})
+    async with world(tmp_path, origin) as it:
+        old = await it.open("a.sif")
+        await it.read(old, 0, 4096)
+        origin.files["/a.sif"] = File(DATA[::-1], '"v2"')
+        with pytest.raises(ImageChanged):
+            await it.read(old, 800_000, 4096)
+        assert it.counters.image_changes == 1
+        assert await it.read(old, 0, 4096) == DATA[:4096]
+        new = await it.open("a.sif")
+        assert new != old, "the reader's doubt made the next look-up ask"
+        assert await it.read(new, 800_000, 4096) == DATA[::-1][800_000:804_096]
+
+
+async def test_a_file_without_a_validator_is_one_download(tmp_path):
+    origin = FakeTransport({"/a.sif": NAMELESS})
+    async with world(tmp_path, origin) as it:
+        number = await it.open("a.sif")
+        assert await it.read(number, 40_000, 20_000) == NAMELESS.data[40_000:]
+        assert await it.read(number, 0, 100) == NAMELESS.data[:100]
+        assert len(origin.requests) == 2, "the probe and the download"
+
+
+# --- the next life -------------------------------------------------------------------------------
+
+
+async def test_inodes_and_handles_of_a_predecessor_are_answered(tmp_path):
+    origin = FakeTransport({"/d/a.sif": IMAGE})
+    async with world(tmp_path, origin) as it:
+        directory, number = await it.number("d"), await it.open("d/a.sif")
+        before = await it.tree.attributes(number)
+    async with world(tmp_path, origin) as it:
+        assert await it.tree.attributes(number) == before
+        assert await it.read(number, 500_000, 100) == DATA[500_000:500_100]
+        assert (await it.tree.lookup(directory, b"a.sif")).number == number
+        await it.tree.release(number)
+        assert (await it.tree.extended_attributes(number))["user.lazysif.validator"] == 'etag "v1"'
+
+
+@pytest.mark.parametrize("call", ["attributes", "open", "entries", "release", "extended_attributes"])
+async def test_an_inode_that_nobody_gave_out_is_stale(tmp_path, call):
+    async with world(tmp_path, FakeTransport()) as it:
+        with pytest.raises(StaleInode):
+            await getattr(it.tree, call)(InodeNumber(12345))
+
+
+async def test_a_remote_that_is_not_configured_any_more_leaves_stale_inodes(tmp_path):
+    origin = FakeTransport({"/d/a.sif": IMAGE})
+    async with world(tmp_path, origin, names=("old", "kept")) as it:
+        numbers = [await it.number(path) for path in ("old", "old/d", "old/d/a.sif")]
+    async with world(tmp_path, origin, names=("kept",)) as it:
+        for number in numbers:
+            with pytest.raises(StaleInode):
+                await it.tree.attributes(number)
+
+
+async def test_a_damaged_state_file_is_set_aside_and_numbers_stay_the_same(tmp_path):
+    origin = FakeTransport({"/a.sif": IMAGE})
+    async with world(tmp_path, origin) as it:
+        number = await it.number("a.sif")
+    file = tmp_path / "state/state-v1.sqlite"
+    file.write_bytes(b"no database" * 1000)
+    async with world(tmp_path, origin) as it:
+        with pytest.raises(StaleInode):
+            await it.tree.attributes(number)
+        assert await it.number("a.sif") == number
+    assert (tmp_path / "state/state-v1.sqlite.damaged").read_bytes().startswith(b"no database")
+
+
+async def test_a_row_of_a_later_version_is_not_understood_and_does_no_harm(tmp_path):
+    image = Image(
+        ImageId("0" * 32), "", "a.sif", Location("u", "u"), 1, Validator(ValidatorKind.DIGEST, "x"), True
+    )
+    store = StateStore(tmp_path)
+    number = store.remember_image(image)
+    assert store.image_of(number).validator == image.validator
+    store.close()
+    with sqlite3.connect(tmp_path / "state-v1.sqlite") as db:
+        db.execute("UPDATE images SET validator_kind = 'moon phase'")
+    db.close()
+    store = StateStore(tmp_path)
+    assert store.image_of(number) is None
+    assert store.image_named("", "a.sif") is None
+    store.close()
+
+
+# --- deadlines -----------------------------------------------------------------------------------
+
+
+async def test_a_look_up_ends_in_time_and_its_question_goes_on(tmp_path):
+    go = trio.Event()
+    origin = FakeTransport({"/a.sif": IMAGE}, [HoldHead(go)])
+    async with world(tmp_path, origin, lookup_timeout_s=0.1) as it:
+        with trio.fail_after(2), pytest.raises(DeadlineExceeded, match=r"a\.sif"):
+            await it.tree.lookup(ROOT_INODE, b"a.sif")
+        assert len(it.tree._lookups) == 0
+        go.set()
+        await eventually(lambda: origin.under_way == 0)
+        await it.tree.lookup(ROOT_INODE, b"a.sif")
+        assert len(origin.requests) == 1
+
+
+async def test_a_read_ends_in_time_and_its_fetch_goes_on(tmp_path):
+    origin = FakeTransport({"/a.sif": IMAGE})
+    async with world(tmp_path, origin, read_timeout_s=0.1) as it:
+        number = await it.number("a.sif")
+        go = trio.Event()
+        origin.script.append(HoldHead(go))
+        with trio.fail_after(2), pytest.raises(DeadlineExceeded, match=r"a\.sif.*http://origin/"):
+            await it.read(number, 500_000, 10)
+        assert "0.1 s" in (await it.tree.extended_attributes(number))["user.lazysif.last_error"]
+        go.set()
+        assert await it.read(number, 500_000, 10) == DATA[500_000:500_010]
+        assert len(origin.requests) == 2
+
+
+async def test_a_listing_ends_in_time(tmp_path):
+    origin = FakeTransport({"": Directory()}, [HoldHead(trio.Event())])
+    async with world(tmp_path, origin, lookup_timeout_s=0.1) as it:
+        with trio.fail_after(2), pytest.raises(DeadlineExceeded):
+            await it.tree.entries(ROOT_INODE)
+
+
+async def test_too_many_waiting_reads_are_refused_and_not_queued(tmp_path, monkeypatch):
+    monkeypatch.setattr(tree_module, "_MAX_WAITING_READS", 5)
+    origin = FakeTransport({"/a.sif": IMAGE})
+    async with world(tmp_path, origin) as it:
+        number = await it.number("a.sif")
+        origin.script.append(HoldHead(go := trio.Event()))
+        got = []
+
+        async def reader():
+            got.append(await it.read(number, 500_000, 10))
+
+        async with trio.open_nursery() as readers:
+            for _ in range(5):
+                readers.start_soon(reader)
+            await eventually(lambda: it.tree._waiting_reads == 5)
+            with pytest.raises(SourceError, match="too many reads"):
+                await it.read(number, 600_000, 10)
+            assert await it.read(number, 0, 10) == DATA[:10], "what is in memory needs no wait"
+            go.set()
+        assert got == [DATA[500_000:500_010]] * 5
+        assert await it.read(number, 600_000, 10) == DATA[600_000:600_010], "the count goes down again"
+
+
+# --- listings ------------------------------------------------------------------------------------
+
+
+async def test_a_listing_shows_what_the_origin_lists_and_sizes_that_are_known(tmp_path):
+    root = Directory(files=("a.sif", "b.sif"), directories=("d",))
+    origin = FakeTransport({"": root, "/a.sif": IMAGE, "/c.sif": IMAGE})
+    async with world(tmp_path, origin) as it:
+        number = await it.number("a.sif")
+        await it.number("c.sif")
+        entries = {entry.name: entry for entry in await it.tree.entries(ROOT_INODE)}
+        assert list(entries) == ["a.sif", "b.sif", "d"], "sorted, and c.sif is not listed"
+        assert entries["a.sif"].attributes.number == number
+        assert entries["a.sif"].attributes.size_bytes == len(DATA)
+        assert entries["d"].attributes.kind is EntryKind.DIRECTORY
+        for name in ("b.sif", "d"):
+            assert entries[name].attributes.attr_timeout_s == entries[name].attributes.entry_timeout_s == 0
+        assert [entry.position for entry in entries.values()] == [1, 2, 3]
+        it.tree.listed_to_kernel(entries["b.sif"].attributes)
+        it.tree.forget([(entries["b.sif"].attributes.number, 1)])
+        assert len(it.tree._lookups) == 2
+
+
+async def test_without_a_listing_the_names_used_lately_are_shown(tmp_path):
+    async with world(tmp_path, FakeTransport({"/a.sif": IMAGE})) as it:
+        assert await names_of(it) == []
+        await it.number("a.sif")
+        assert await names_of(it) == ["a.sif"]
+
+
+async def test_a_file_that_may_not_be_downloaded_whole_says_so_at_look_up(tmp_path):
+    policy = RemotePolicy(spool_whole=False)
+    async with world(tmp_path, FakeTransport({"/a.sif": NAMELESS}), policy=policy) as it:
+        with pytest.raises(SourceError, match="whole_file"):
+            await it.number("a.sif")
+
+
+@pytest.mark.parametrize("fault", [Refused(), Status(503)])
+async def test_a_dead_origin_after_a_restart_serves_what_is_cached_and_fails_the_rest(tmp_path, fault):
+    origin = FakeTransport({"/a.sif": IMAGE})
+    policy = RemotePolicy(probe_bytes=4096, lookup_budget_s=0.3)
+    async with world(tmp_path, origin, policy=policy) as it:
+        number = await it.open("a.sif")
+        await it.read(number, 0, 8192)
+        await written(it.cache)
+    origin.everything = fault
+    async with world(tmp_path, origin, policy=policy, read_timeout_s=0.3) as it:
+        assert await it.open("a.sif") == number
+        assert await it.read(number, 0, 8192) == DATA[:8192]
+        with trio.fail_after(2), pytest.raises((SourceError, DeadlineExceeded)):
+            await it.read(number, 890_000, 10)
