@@ -1,0 +1,214 @@
+"""The command line: options, exit codes, and errors in one line."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lazysif import errors
+from lazysif.cli import mount as cli_mount
+from lazysif.cli.main import exit_code
+from lazysif.cli.mount import check_mountpoint, split_options
+from lazysif.errors import ConfigError, LazysifError, LocalDirectoryError, MountError
+from lazysif.fuse.mountinfo import MountedAt
+
+CONFIG = """\
+[remote.shub]
+kind = "http"
+url = "https://user-images.example/sif?sig=secret"
+"""
+
+
+@pytest.fixture
+def lazysif(tmp_path):
+    """Runs the command as people do, with a runtime directory of its own."""
+    (tmp_path / "run").mkdir(mode=0o700)
+
+    def run(*arguments):
+        environment = {**os.environ, "LAZYSIF_RUNTIME_DIR": str(tmp_path / "run")}
+        return subprocess.run(
+            [sys.executable, "-m", "lazysif", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=30,
+            check=False,
+        )
+
+    return run
+
+
+def fails(done, code, *words):
+    """One line on standard error that holds `words`, nothing on standard output, and the exit code."""
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    for word in ("lazysif: ", *words):
+        assert word in done.stderr
+
+
+# --- -o ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "settings", "fuse"),
+    [
+        ((), {}, []),
+        (("",), {}, []),
+        (("ro,noauto, _netdev ,user",), {}, []),
+        (("x-systemd.automount,comment=x,X-mount.mkdir",), {}, []),
+        (("allow_other", "ro"), {}, ["allow_other"]),
+        (("cache_size=50%,min_free=5%",), {"cache.size": "50%", "cache.min_free": "5%"}, []),
+        (
+            ("config=/etc/a=b.toml", "state_dir=/s,log_level=debug"),
+            {"config": "/etc/a=b.toml", "state.dir": "/s", "log.level": "debug"},
+            [],
+        ),
+        (("block_size=1MiB,block_size=2MiB",), {"cache.block_size": "2MiB"}, []),
+    ],
+)
+def test_options(given, settings, fuse):
+    assert split_options(given) == (settings, fuse)
+
+
+@pytest.mark.parametrize(
+    "option", ["cache_sise=1", "cache_size", "cache_size=", "allow_other=1", "max_read=1", "=x"]
+)
+def test_options_that_cannot_be_meant(option):
+    with pytest.raises(ConfigError, match="unknown mount option") as raised:
+        split_options((option,))
+    assert "cache_size=" in raised.value.hint
+
+
+# --- mountpoints ---------------------------------------------------------------------------------
+
+
+def test_a_mountpoint_is_a_directory(tmp_path):
+    assert check_mountpoint(f"{tmp_path}/../{tmp_path.name}/") == str(tmp_path)
+    (tmp_path / "file").touch()
+    for name in ("missing", "file", "file/below"):
+        with pytest.raises(MountError, match="not a directory"):
+            check_mountpoint(str(tmp_path / name))
+
+
+def test_a_link_on_the_way_is_followed_and_the_mountpoint_itself_not_touched(tmp_path):
+    (tmp_path / "real/m").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    assert check_mountpoint(str(tmp_path / "link/m")) == str(tmp_path / "real/m")
+
+
+@pytest.mark.parametrize(
+    ("kind", "refused"), [("fuse.lazysif", True), ("ext4", False), ("fuse.sshfs", False)]
+)
+def test_a_mountpoint_of_ours_is_not_mounted_over(tmp_path, monkeypatch, kind, refused):
+    mounted = MountedAt(str(tmp_path), "0:9", kind, "https://h/")
+    monkeypatch.setattr(cli_mount, "find_mount", lambda path: mounted if path == str(tmp_path) else None)
+    if not refused:
+        assert check_mountpoint(str(tmp_path)) == str(tmp_path)
+        return
+    with pytest.raises(MountError, match="mounted already, from https://h/"):
+        check_mountpoint(str(tmp_path))
+
+
+# --- exit codes ----------------------------------------------------------------------------------
+
+
+def test_exit_codes_by_kind():
+    kinds = {kind: exit_code(kind("x")) for kind in (ConfigError, MountError, LocalDirectoryError)}
+    assert kinds == {ConfigError: 2, MountError: 3, LocalDirectoryError: 4}
+    others = set(LazysifError.__subclasses__()) - kinds.keys() | {errors.SourceUnavailable}
+    assert {exit_code(kind("x")) for kind in others} == {1}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("mount",),
+        ("mount", "https://h/"),
+        ("mount", "a", "b", "c"),
+        ("mount", "--no-such"),
+        ("status", "a", "b"),
+        ("frobnicate",),
+    ],
+)
+def test_usage_is_2(lazysif, arguments):
+    done = lazysif(*arguments)
+    assert done.returncode == 2
+    assert "Usage: lazysif" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_cannot_be_mounted_is_said_in_one_line(lazysif, tmp_path):
+    fails(lazysif("mount", "ftp://h/", tmp_path), 2, 'scheme "ftp"')
+    fails(lazysif("mount", "-o", "nonsense", "https://h/", tmp_path), 2, "nonsense", "known are")
+    fails(lazysif("mount", "--cache-size", "many", "https://h/", tmp_path), 2, "cache.size", "many")
+    fails(lazysif("mount", "--config", tmp_path / "no.toml", tmp_path), 2, "no.toml", "cannot be read")
+    fails(lazysif("mount", "https://h/", tmp_path / "missing"), 3, "missing", "mkdir -p")
+    fails(lazysif("umount", tmp_path), 3, str(tmp_path))
+
+
+@pytest.mark.parametrize("foreground", [True, False])
+def test_directories_are_4(lazysif, tmp_path, foreground):
+    for name in ("m", "state", "cache"):
+        (tmp_path / name).mkdir(mode=0o700)
+    (tmp_path / "cache").chmod(0o777)
+    directories = ("--cache-dir", tmp_path / "cache", "--state-dir", tmp_path / "state")
+    arguments = ("--log-level", "error", *directories, "https://h/", tmp_path / "m")
+    done = lazysif("mount", *(["--foreground"] if foreground else []), *arguments)
+    fails(done, 4, "can be written by other users", "chmod go-w")
+
+
+# --- config --------------------------------------------------------------------------------------
+
+
+def test_config_check(lazysif, tmp_path):
+    file = tmp_path / "lazysif.toml"
+    file.write_text(CONFIG)
+    done = lazysif("config", "check", file)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{file}: fine\n", "")
+
+    file.write_text(CONFIG + 'revalidat = "1m"\nmode = "rwx"\n')
+    done = lazysif("config", "check", file)
+    assert done.returncode == 2
+    first, second = done.stderr.splitlines()
+    assert f"{file}:4: remote.shub.revalidat" in first
+    assert f"{file}:5: remote.shub.mode" in second
+
+    done = lazysif("config", "check", tmp_path / "missing.toml")
+    assert done.returncode == 2
+    assert "cannot be read" in done.stderr
+
+
+def test_config_show(lazysif, tmp_path):
+    file = tmp_path / "lazysif.toml"
+    file.write_text(CONFIG)
+    done = lazysif("config", "show", "--config", file)
+    assert done.returncode == 0
+    assert "[remote.shub]" in done.stdout
+    assert "secret" not in done.stdout
+    shown = tmp_path / "shown.toml"
+    shown.write_text(done.stdout)
+    assert lazysif("config", "check", shown).returncode == 0, "what is shown is a configuration"
+
+    assert "[cache]" in lazysif("config", "show").stdout
+    assert 'url = "https://h/images"' in lazysif("config", "show", "https://h/images").stdout
+    fails(lazysif("config", "show", "gopher://h/"), 2, 'scheme "gopher"')
+
+
+# --- status --------------------------------------------------------------------------------------
+
+
+def test_status_of_nothing(lazysif, tmp_path):
+    fails(lazysif("status", tmp_path), 3, "no lazysif is mounted at", str(tmp_path))
+    done = lazysif("status", "--json", tmp_path)
+    assert done.returncode == 3
+    assert json.loads(done.stdout) == {"mounts": [], "not_answering": []}
+
+
+def test_version_and_help(lazysif):
+    assert lazysif("--version").stdout.startswith("lazysif, version ")
+    done = lazysif("mount", "--help")
+    assert done.returncode == 0
+    assert "Exit codes" in done.stdout
