@@ -2,7 +2,8 @@
 
 A row is on disk before the kernel hears of its number. Losing the file costs one probe for each name; numbers
 derive from what they name (`core.identity`), so that they stay the same even then. SQLite, used from one thread
-at a time; a damaged file is set aside and begun anew.
+at a time; a damaged file is set aside and begun anew. A disk that refuses later costs what was to be remembered, not
+the look-up.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import sqlite3
 import threading
 from pathlib import Path
+from typing import Any
 
 from lazysif.core.identity import inode_number
 from lazysif.errors import LocalDirectoryError
@@ -30,6 +32,8 @@ CREATE TABLE IF NOT EXISTS names (
     remote TEXT NOT NULL, path TEXT NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (remote, path)
 );
 """
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+"""Not our file (any more), or not our schema; a full or sick disk is no reason to give up what is in it."""
 _IMAGE_COLUMNS = "id, remote, path, origin, size_bytes, validator_kind, validator, ranges, modified_s"
 
 
@@ -46,6 +50,8 @@ class StateStore:
         try:
             self._db = self._open()
         except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF not in _DAMAGE:
+                raise LocalDirectoryError(f"cannot use state directory {directory}: {error}") from error
             log.warning("%s is damaged (%s): set aside, names are asked for anew", self._path, error)
             self._set_aside()
             try:
@@ -76,39 +82,56 @@ class StateStore:
 
     def remember_directory(self, remote: str, path: str) -> InodeNumber:
         """The inode number of a directory, on disk when this returns."""
-        with self._lock, self._db:
-            number = self._number(f"directory\0{remote}\0{path}")
-            self._db.execute("INSERT OR IGNORE INTO directories VALUES (?, ?, ?)", (number, remote, path))
+        identity = f"directory\0{remote}\0{path}"
+        try:
+            with self._lock, self._db:
+                number = self._number(identity)
+                self._db.execute("INSERT OR IGNORE INTO directories VALUES (?, ?, ?)", (number, remote, path))
+        except sqlite3.Error as error:
+            return self._not_remembered(identity, error)
         return number
 
     def remember_image(self, image: Image) -> InodeNumber:
         """The inode number of this version under this name, and the name's present meaning, on disk."""
-        with self._lock, self._db:
-            number = self._number(f"image\0{image.remote}\0{image.path}\0{image.id}")
-            self._db.execute(
-                f"INSERT OR REPLACE INTO images (number, {_IMAGE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    number,
-                    image.id,
-                    image.remote,
-                    image.path,
-                    image.location.origin,
-                    image.size_bytes,
-                    image.validator.kind.value,
-                    image.validator.value,
-                    image.ranges,
-                    image.modified_s,
-                ),
-            )
-            self._db.execute(
-                "INSERT OR REPLACE INTO names VALUES (?, ?, ?)", (image.remote, image.path, number)
-            )
+        identity = f"image\0{image.remote}\0{image.path}\0{image.id}"
+        try:
+            with self._lock, self._db:
+                number = self._number(identity)
+                self._write_image(number, image)
+        except sqlite3.Error as error:
+            return self._not_remembered(identity, error)
         return number
+
+    def _write_image(self, number: InodeNumber, image: Image) -> None:
+        self._db.execute(
+            f"INSERT OR REPLACE INTO images (number, {_IMAGE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                number,
+                image.id,
+                image.remote,
+                image.path,
+                image.location.origin,
+                image.size_bytes,
+                image.validator.kind.value,
+                image.validator.value,
+                image.ranges,
+                image.modified_s,
+            ),
+        )
+        self._db.execute("INSERT OR REPLACE INTO names VALUES (?, ?, ?)", (image.remote, image.path, number))
+
+    def _not_remembered(self, identity: str, error: sqlite3.Error) -> InodeNumber:
+        """The number that it has all the same: the next daemon will not know it, unless it is asked for again."""
+        log.warning("%s: %s: a restart will not know all inodes", self._path, error)
+        return inode_number(identity)
 
     def forget_name(self, remote: str, path: str) -> None:
         """The name means nothing any more; inode numbers given out for it stay known."""
-        with self._lock:
-            self._db.execute("DELETE FROM names WHERE remote = ? AND path = ?", (remote, path))
+        try:
+            with self._lock:
+                self._db.execute("DELETE FROM names WHERE remote = ? AND path = ?", (remote, path))
+        except sqlite3.Error as error:
+            log.warning("%s: %s: %s is not forgotten", self._path, error, path)
 
     def _number(self, identity: str) -> InodeNumber:
         """The number given to `identity` before, or a new one that nothing else has."""
@@ -133,15 +156,20 @@ class StateStore:
 
     def directory_of(self, number: InodeNumber) -> tuple[str, str] | None:
         """Remote and path of a directory's inode number."""
-        with self._lock:
-            row = self._db.execute(
-                "SELECT remote, path FROM directories WHERE number = ?", (number,)
-            ).fetchone()
+        row = self._row("SELECT remote, path FROM directories WHERE number = ?", (number,))
         return (row[0], row[1]) if row is not None else None
 
+    def _row(self, statement: str, arguments: tuple[object, ...]) -> tuple[Any, ...] | None:
+        try:
+            with self._lock:
+                row: tuple[Any, ...] | None = self._db.execute(statement, arguments).fetchone()
+        except sqlite3.Error as error:
+            log.warning("%s cannot be read: %s", self._path, error)
+            return None
+        return row
+
     def _image(self, where: str, arguments: tuple[object, ...]) -> Image | None:
-        with self._lock:
-            row = self._db.execute(f"SELECT {_IMAGE_COLUMNS} FROM images {where}", arguments).fetchone()
+        row = self._row(f"SELECT {_IMAGE_COLUMNS} FROM images {where}", arguments)
         if row is None:
             return None
         image_id, remote, path, origin, size_bytes, kind, value, ranges, modified_s = row

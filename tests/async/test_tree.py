@@ -1,13 +1,21 @@
 """tree.tree: inodes that outlive the daemon, deadlines, listings, and the state that is on disk."""
 
 import random
+import resource
 import sqlite3
 
 import pytest
 import trio
 
 from lazysif.core.identity import ROOT_INODE
-from lazysif.errors import DeadlineExceeded, ImageChanged, NoSuchEntry, SourceError, StaleInode
+from lazysif.errors import (
+    DeadlineExceeded,
+    ImageChanged,
+    LocalDirectoryError,
+    NoSuchEntry,
+    SourceError,
+    StaleInode,
+)
 from lazysif.fetch.remote import RemotePolicy
 from lazysif.model import EntryKind, Image, ImageId, InodeNumber, Location, Validator, ValidatorKind
 from lazysif.tree import tree as tree_module
@@ -154,6 +162,31 @@ async def test_a_row_of_a_later_version_is_not_understood_and_does_no_harm(tmp_p
     assert store.image_of(number) is None
     assert store.image_named("", "a.sif") is None
     store.close()
+
+
+async def test_a_full_state_disk_costs_the_memory_and_not_the_look_up(tmp_path):
+    """Regression: every look-up of every image was EIO as soon as its time to be asked about had come."""
+    origin = FakeTransport({"/d/a.sif": IMAGE})
+    async with world(tmp_path, origin) as it:
+        it.state._db.execute("PRAGMA query_only = ON")
+        number = await it.open("d/a.sif")
+        assert await it.read(number, 0, 10) == DATA[:10]
+    async with world(tmp_path, origin) as it:
+        assert await it.number("d/a.sif") == number, "the number is the same all the same"
+
+
+def test_a_sick_disk_at_the_start_is_no_reason_to_set_the_state_aside(tmp_path):
+    """Regression: a full disk at the start made the inodes of running jobs stale."""
+    StateStore(tmp_path).close()
+    before = (tmp_path / "state-v1.sqlite").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(LocalDirectoryError, match="state directory"):
+            StateStore(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "state-v1.sqlite").read_bytes() == before
 
 
 # --- deadlines -----------------------------------------------------------------------------------
