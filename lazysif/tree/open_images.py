@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
@@ -14,6 +15,8 @@ from lazysif.image.metadata import pin_tables
 from lazysif.image.open_image import OpenImage
 from lazysif.model import Image, ImageId
 from lazysif.telemetry import Counters
+
+log = logging.getLogger(__name__)
 
 _KEPT_WITHOUT_HANDLES = 64
 """A block table takes 40 bytes a block: 3 MB for 9 GB, so that idle images are let go."""
@@ -69,8 +72,16 @@ class OpenImages:
         self._handles[image.id] += 1
         if image.ranges and image.id not in self._tables_asked:
             self._tables_asked.add(image.id)
-            self._nursery.start_soon(pin_tables, opened, name=f"tables of {image.name}")
+            self._nursery.start_soon(self._pin_tables, opened, name=f"tables of {image.name}")
         return opened
+
+    async def _pin_tables(self, opened: OpenImage) -> None:
+        """A fault in what is only done for speed must not end the daemon's nursery, and every mount with it."""
+        try:
+            await pin_tables(opened)
+        except Exception:
+            log.exception("%s: tables are not fetched ahead", opened.image.name)
+            self._counters.unexpected_errors += 1
 
     def release(self, image: Image) -> None:
         """Give a handle back. A handle of a predecessor's is given back without having been counted."""

@@ -18,6 +18,7 @@ from lazysif.errors import (
 )
 from lazysif.fetch.remote import RemotePolicy
 from lazysif.model import EntryKind, Image, ImageId, InodeNumber, Location, Validator, ValidatorKind
+from lazysif.tree import open_images as open_images_module
 from lazysif.tree import tree as tree_module
 from lazysif.tree.state import StateStore
 from tests.support.cache_damage import eventually, written
@@ -247,6 +248,19 @@ async def test_too_many_waiting_reads_are_refused_and_not_queued(tmp_path, monke
             go.set()
         assert got == [DATA[500_000:500_010]] * 5
         assert await it.read(number, 600_000, 10) == DATA[600_000:600_010], "the count goes down again"
+
+
+async def test_a_fault_in_what_is_fetched_ahead_does_not_end_the_daemon(tmp_path, monkeypatch):
+    """Regression: it came up in the root nursery, and all mounts were gone."""
+
+    async def fault(_):
+        raise RuntimeError("a fault of the program")
+
+    monkeypatch.setattr(open_images_module, "pin_tables", fault)
+    async with world(tmp_path, FakeTransport({"/a.sif": IMAGE})) as it:
+        number = await it.open("a.sif")
+        await eventually(lambda: it.counters.unexpected_errors == 1)
+        assert await it.read(number, 0, 10) == DATA[:10]
 
 
 # --- listings ------------------------------------------------------------------------------------
