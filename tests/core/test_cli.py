@@ -155,9 +155,14 @@ def test_directories_are_4(lazysif, tmp_path, foreground):
         (tmp_path / name).mkdir(mode=0o700)
     (tmp_path / "cache").chmod(0o777)
     directories = ("--cache-dir", tmp_path / "cache", "--state-dir", tmp_path / "state")
-    arguments = ("--log-level", "error", *directories, "https://h/", tmp_path / "m")
-    done = lazysif("mount", *(["--foreground"] if foreground else []), *arguments)
-    fails(done, 4, "can be written by other users", "chmod go-w")
+    done = lazysif("mount", *["--foreground"] * foreground, *directories, "https://h/", tmp_path / "m")
+    if not foreground:
+        fails(done, 4, "can be written by other users", "chmod go-w")
+        return
+    # the log goes to the same place
+    assert done.returncode == 4
+    assert "can be written by other users; run chmod go-w" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 # --- config --------------------------------------------------------------------------------------
