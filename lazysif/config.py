@@ -377,23 +377,45 @@ def _shown(table: _Table, key: str, value: object) -> str | int | float | tuple[
     return value
 
 
-def _section(head: str, table: _Table) -> Iterator[str]:
+def _section(head: str, table: _Table, *, whole: bool = False) -> Iterator[str]:
     yield f"[{head}]"
     for key, value in msgspec.structs.asdict(table).items():
         if value is None or key == "name":
             continue
-        if isinstance(table, RemoteConfig) and key == "url" and table.shown_url != table.url:
+        if not whole and isinstance(table, RemoteConfig) and key == "url" and table.shown_url != table.url:
             yield f"url = {toml_text.rendered(table.shown_url)}  # and a query, not shown"
             continue
         yield f"{key} = {toml_text.rendered(_shown(table, key, value))}"
     yield ""
 
 
-def render(config: Config) -> str:
-    """TOML of what is in force, for `config show`: names of secret files, no secrets, no query of a URL."""
+def _rendered(config: Config, *, whole: bool) -> str:
     lines: list[str] = []
     for key in _TABLES:
-        lines += _section(key, getattr(config, key))
+        lines += _section(key, getattr(config, key), whole=whole)
     for remote in config.remotes:
-        lines += _section(toml_text.dotted(("remote", remote.name)), remote)
+        lines += _section(toml_text.dotted(("remote", remote.name)), remote, whole=whole)
     return "\n".join(lines)
+
+
+def render(config: Config) -> str:
+    """TOML of what is in force, for `config show`: names of secret files, no secrets, no query of a URL."""
+    return _rendered(config, whole=False)
+
+
+def to_toml(config: Config) -> str:
+    """All of it for another process of ours, queries of URLs included: not to be shown. `from_toml` reads it."""
+    return _rendered(config, whole=True)
+
+
+def from_toml(text: str) -> Config:
+    """What `to_toml` wrote, the nameless remote of source mode included.
+
+    Raises:
+        ConfigError: a file it names is gone or open to others by now, or another version wrote it.
+    """
+    found: list[Problem] = []
+    config = _config(tomllib.loads(text), found)
+    found = [(where, what) for where, what in found if where != ("remote", "")]
+    _raise_first([f"{toml_text.dotted(where)}: {what}" for where, what in found])
+    return config

@@ -1,7 +1,7 @@
 """The daemon: the one place that builds the objects, joins them, and starts and stops them in order.
 
-Start: directories and locks, state, cache, remotes, tree, kernel, control socket, then "ready" once the mount has
-answered a question of ours. Stop (umount, SIGTERM, SIGINT): control socket, kernel, fetches, cache, state.
+Start: directories and locks, state, cache, remotes, tree, kernel, control socket. Stop (umount, SIGTERM, SIGINT):
+kernel, control socket, cache, fetches, state.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -26,7 +25,7 @@ from lazysif.config_values import read_secret
 from lazysif.control.address import make_runtime_directory, socket_path
 from lazysif.control.server import ControlServer
 from lazysif.core.names import origin_of
-from lazysif.errors import LazysifError, MountError
+from lazysif.errors import LazysifError
 from lazysif.fetch.fetcher import Fetcher, FetchLimits
 from lazysif.fetch.flights import FlightTable
 from lazysif.fetch.remote import Remote, RemotePolicy
@@ -49,18 +48,16 @@ of 110 MB, 20.4 MB with the kernel's default of 128 and 32 MB with 1024, in the 
 cached blocks gets 1.0 GB/s, with 1024 it gets 1.1."""
 
 _ANSWER_S = 20.0
+_LAST_ANSWERS_S = 0.1
 _M_ARENA_MAX = -8
 """mallopt(3)"""
 
 
-def run(config: Config, mountpoint: str, ready: Callable[[], None]) -> None:
-    """Serve `mountpoint` (absolute) until it is unmounted or a signal asks for the end.
-
-    Args:
-        ready: called once the mount answers.
+def run(config: Config, mountpoint: str, connection: session.KeptConnection) -> None:
+    """Serve `mountpoint` (absolute) over `connection` until it is unmounted or a signal asks for the end.
 
     Raises:
-        ConfigError, LocalDirectoryError, MountError: nothing was mounted, or nothing is mounted any more.
+        ConfigError, LocalDirectoryError, MountError: it never served.
     """
     _limit_malloc_arenas()
     with ExitStack() as stack:
@@ -74,7 +71,7 @@ def run(config: Config, mountpoint: str, ready: Callable[[], None]) -> None:
         stack.callback(state.close)
         daemon = Daemon(config, mountpoint, state)
         try:
-            trio.run(daemon.main, ready)
+            trio.run(daemon.main, connection)
         except BaseExceptionGroup as group:
             raise _ours(group) from group
 
@@ -108,7 +105,7 @@ class Daemon:
         self._images: OpenImages | None = None
         self._cache: BlockCache | None = None
 
-    async def main(self, ready: Callable[[], None]) -> None:
+    async def main(self, connection: session.KeptConnection) -> None:
         config = self._config
         cache = self._cache = BlockCache(self._cache_settings(), self._counters)
         async with trio.open_nursery() as nursery:
@@ -129,39 +126,47 @@ class Daemon:
                 whole_file_timeout_s=max(r.whole_file_timeout for r in config.remotes),
             )
             operations = Operations(tree, self._counters, config.cache.block_size)
-            await self._serve(operations, nursery, ready)
+            await self._serve(operations, nursery, connection)
             await cache.aclose()
             nursery.cancel_scope.cancel()
 
-    async def _serve(self, operations: Operations, nursery: trio.Nursery, ready: Callable[[], None]) -> None:
+    async def _serve(
+        self, operations: Operations, nursery: trio.Nursery, connection: session.KeptConnection
+    ) -> None:
         control = ControlServer(socket_path(self._mountpoint), self.status)
-        session.mount(operations, self._mountpoint, self._config.mount.options, self._source())
+        connection.attach(operations)
+        control.start()
         try:
-            control.start()
-            nursery.start_soon(self._end_on_signal)
-            nursery.start_soon(self._announce, ready)
-            await session.serve()
-            log.info("%s is unmounted", self._mountpoint)
+            with trio.CancelScope() as serving:
+                nursery.start_soon(self._end_on_signal, serving)
+                nursery.start_soon(self._tune)
+                nursery.start_soon(self._show_life, connection)
+                await session.serve()
+            log.info("no longer serving %s", self._mountpoint)
         finally:
             control.close()
-            session.unmount()
+            session.close()
 
-    async def _announce(self, ready: Callable[[], None]) -> None:
-        """Call `ready` once the kernel has brought us a question and taken the answer."""
-        with trio.move_on_after(_ANSWER_S) as scope:
+    async def _tune(self) -> None:
+        """Set up the mount once it answers: the kernel sets its limits anew when it reads the reply to INIT."""
+        with trio.move_on_after(_ANSWER_S):
             await trio.to_thread.run_sync(os.statvfs, self._mountpoint, abandon_on_cancel=True)
-        if scope.cancelled_caught:
-            raise MountError(f"the mount at {self._mountpoint} does not answer within {_ANSWER_S:g} s")
-        # not before: the kernel sets both anew when it reads the reply to INIT
-        session.tune(self._mountpoint, READ_AHEAD_KB)
-        log.info("%s is mounted, version %s", self._mountpoint, __version__)
-        ready()
+            session.tune(self._mountpoint, READ_AHEAD_KB)
+            log.info("%s is served by version %s", self._mountpoint, __version__)
 
-    async def _end_on_signal(self) -> None:
+    async def _show_life(self, connection: session.KeptConnection) -> None:
+        """The keeper replaces a daemon that says nothing."""
+        while True:
+            await trio.sleep(1.0)
+            connection.say(b"alive")
+
+    async def _end_on_signal(self, serving: trio.CancelScope) -> None:
+        """Take no more requests; those that are not answered soon are asked again of the next daemon."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in signals:
                 log.info("ending on signal %d", number)
                 session.stop()
+                serving.deadline = trio.current_time() + _LAST_ANSWERS_S
 
     def _source(self) -> str:
         config = self._config
@@ -232,9 +237,12 @@ class Daemon:
                 }
             )
         cache = self._cache.status() if self._cache is not None else None
+        keeper, restarts = (int(field) for field in os.environ.get("LAZYSIF_KEEPER", "0 0").split())
         return {
             "mountpoint": self._mountpoint,
             "pid": os.getpid(),
+            "keeper_pid": keeper,
+            "restarts": restarts,
             "version": __version__,
             "uptime_s": round(time.time() - self._started_s, 1),
             "source": self._source(),

@@ -11,6 +11,7 @@ from lazysif.cli.config import config_group
 from lazysif.cli.mount import mount_command
 from lazysif.cli.status import status_command
 from lazysif.cli.umount import umount_command
+from lazysif.cli.upgrade import upgrade_command
 from lazysif.errors import ConfigError, LazysifError, LocalDirectoryError, MountError
 
 EXIT_CODES: dict[type[LazysifError], int] = {ConfigError: 2, MountError: 3, LocalDirectoryError: 4}
@@ -29,6 +30,7 @@ def cli() -> None:
 
 cli.add_command(mount_command)
 cli.add_command(umount_command)
+cli.add_command(upgrade_command)
 cli.add_command(status_command)
 cli.add_command(config_group)
 

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-import logging
-import logging.handlers
 import os
 import select
+import signal
+import subprocess
 import sys
-import time
-import traceback
-from collections.abc import Callable
+import threading
 from pathlib import Path
 
 import click
 
-from lazysif.config import Config, config_for_source, load_config, with_overrides
-from lazysif.control.address import absolute_mountpoint
+from lazysif.config import Config, config_for_source, load_config, to_toml, with_overrides
+from lazysif.control.address import absolute_mountpoint, make_runtime_directory, upgrade_file
 from lazysif.errors import ConfigError, LazysifError, LocalDirectoryError, MountError
 from lazysif.fuse.mountinfo import find_mount
+from lazysif.log_setup import log_file, make_log_directory
 
 _READY_S = 60.0
-_LOG_BYTES = 10 << 20
 _IGNORED_OPTIONS = frozenset(
     (
         *("auto", "noauto", "defaults", "nofail", "_netdev", "user", "users", "nouser", "owner", "group"),
@@ -88,10 +86,10 @@ def mount_command(
     if fuse_options:
         config = with_overrides(config, {"mount.options": sorted({*config.mount.options, *fuse_options})})
     mountpoint = check_mountpoint(mountpoint)
-    if foreground:
-        set_up_log(config, foreground=True)
-        return _run(config, mountpoint, lambda: None)
-    return start_in_background(config, mountpoint)
+    make_runtime_directory()
+    if not foreground or config.log.file is not None:
+        make_log_directory(config)
+    return start(config, mountpoint, foreground=foreground)
 
 
 def split_options(given: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
@@ -136,109 +134,83 @@ def check_mountpoint(given: str) -> str:
     return mountpoint
 
 
-def set_up_log(config: Config, *, foreground: bool) -> None:
-    """Log to standard error, or to the configured file, kept below 40 MiB by rotation."""
-    if foreground and config.log.file is None:
-        handler: logging.Handler = logging.StreamHandler()
-    else:
-        file = config.log.file or config.state.dir / "lazysif.log"
-        try:
-            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handler = logging.handlers.RotatingFileHandler(file, maxBytes=_LOG_BYTES, backupCount=3)
-        except OSError as error:
-            raise LocalDirectoryError(f"cannot write log file {file}: {error.strerror}") from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=config.log.level.upper(), handlers=[handler], force=True)
-    # at INFO httpx writes every URL, signatures included
-    for name in ("httpx", "httpcore", "waitress"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def _run(config: Config, mountpoint: str, ready: Callable[[], None]) -> int:
-    from lazysif import daemon  # 0.3 s of imports that only the daemon needs
-
-    daemon.run(config, mountpoint, ready)
-    return 0
-
-
-def start_in_background(config: Config, mountpoint: str) -> int:
-    """Fork the daemon and wait until its mount answers.
+def start(config: Config, mountpoint: str, *, foreground: bool) -> int:
+    """Start the keeper, and it the daemon; in the background wait until the mount answers.
 
     Raises:
-        LazysifError: what kept it from it, as the daemon said.
+        LazysifError: what kept it from it, as keeper or daemon said.
     """
     reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        os._exit(_daemon_process(config, mountpoint, writer))
+    keeper = subprocess.Popen(
+        # isolated and without site packages: it needs none, and starts in 40 ms
+        [sys.executable, "-I", "-S", str(Path(__file__).parents[1] / "keeper.py"), mountpoint, str(writer)],
+        stdin=subprocess.PIPE,
+        pass_fds=[writer],
+        cwd="/",
+        start_new_session=not foreground,
+    )
     os.close(writer)
-    with os.fdopen(reader, "rb") as answers:
-        return _wait_for_ready(answers.fileno(), child)
+    assert keeper.stdin is not None
+    keeper.stdin.write(json.dumps(_order(config, mountpoint, foreground)).encode())
+    keeper.stdin.close()
+    with os.fdopen(reader, "rb") as said:
+        _wait_for_ready(said.fileno(), keeper)
+    _wait_for_answer(mountpoint)
+    return _in_foreground(keeper) if foreground else 0
 
 
-def _daemon_process(config: Config, mountpoint: str, writer: int) -> int:
-    """The child: its own session, nothing of ours on its descriptors; says "ready" or an error on the pipe."""
-    os.setsid()
-    os.chdir("/")
-    said = False
-
-    def say(document: dict[str, object]) -> None:
-        nonlocal said
-        if not said:
-            said = True
-            os.write(writer, json.dumps(document).encode())
-            os.close(writer)
-
-    def ready() -> None:
-        _detach_output()
-        say({"ready": True})
-
-    try:
-        null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, 0)
-        set_up_log(config, foreground=False)
-        return _run(config, mountpoint, ready)
-    except LazysifError as error:
-        logging.getLogger(__name__).error("%s", error)
-        say({"error": error.why, "hint": error.hint, "kind": type(error).__name__})
-        return 1
-    except BaseException as error:
-        logging.getLogger(__name__).exception("the daemon ended in an unexpected way")
-        say({"error": traceback.format_exception_only(error)[-1].strip(), "hint": "", "kind": "LazysifError"})
-        return 1
-    finally:
-        logging.shutdown()
+def daemon_command(mountpoint: str) -> list[str]:
+    """How this installation's daemon is started; the mountpoint is for who looks at the process list."""
+    return [sys.executable, "-m", "lazysif.serve", mountpoint]
 
 
-def _detach_output() -> None:
-    """Let go of the caller's output: whoever waits for its end would wait for ours."""
-    null = os.open(os.devnull, os.O_RDWR)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(null, 1)
-    os.dup2(null, 2)
+def _order(config: Config, mountpoint: str, foreground: bool) -> dict[str, object]:
+    """What the keeper is to do, in plain words: it parses nothing else (`lazysif.keeper`)."""
+    daemon = {"config": to_toml(config), "foreground": foreground}
+    return {
+        "mountpoint": mountpoint,
+        "source": config.remotes[0].shown_url if config.source_mode else "lazysif",
+        "kernel_options": ["default_permissions", *config.mount.options],
+        "command": daemon_command(mountpoint),
+        "config": json.dumps(daemon),
+        "upgrade_file": str(upgrade_file(mountpoint)),
+        "log_file": None if foreground and config.log.file is None else str(log_file(config)),
+        "foreground": foreground,
+        "resend": True,
+        "mount_hint": "is /dev/fuse there and yours to open, fusermount3 installed, and the directory yours? "
+        "allow_other needs user_allow_other in /etc/fuse.conf",
+    }
 
 
-def _wait_for_ready(reader: int, child: int) -> int:
-    deadline = time.monotonic() + _READY_S
-    said = b""
-    while True:
-        left_s = deadline - time.monotonic()
-        if left_s <= 0 or not select.select([reader], [], [], left_s)[0]:
-            raise MountError(f"the daemon (process {child}) did not mount within {_READY_S:g} s")
-        piece = os.read(reader, 65536)
-        if not piece:
-            break
-        said += piece
-    if not said:
-        os.waitpid(child, 0)
-        raise LazysifError("the daemon ended before the mount answered", hint="its log may say why")
-    document = json.loads(said)
+def _wait_for_ready(reader: int, keeper: subprocess.Popen[bytes]) -> None:
+    if not select.select([reader], [], [], _READY_S)[0]:
+        raise MountError(f"the keeper (process {keeper.pid}) did not mount within {_READY_S:g} s")
+    said = os.read(reader, 65536)
+    document = json.loads(said) if said else {"error": "the keeper ended before it mounted"}
     if document.get("ready"):
-        return 0
-    os.waitpid(child, 0)
+        return
+    keeper.wait()
     kinds: dict[str, type[LazysifError]] = {
         kind.__name__: kind for kind in (ConfigError, MountError, LocalDirectoryError)
     }
-    raise kinds.get(document["kind"], LazysifError)(document["error"], hint=document["hint"])
+    kind = kinds.get(document.get("kind", ""), LazysifError)
+    raise kind(document["error"], hint=document.get("hint", ""))
+
+
+def _wait_for_answer(mountpoint: str) -> None:
+    """Ask the mount itself, in a thread: where it hangs, so would we."""
+    asking = threading.Thread(target=os.statvfs, args=(mountpoint,), daemon=True)
+    asking.start()
+    asking.join(_READY_S)
+    if asking.is_alive():
+        raise MountError(f"the mount at {mountpoint} does not answer within {_READY_S:g} s")
+
+
+def _in_foreground(keeper: subprocess.Popen[bytes]) -> int:
+    """Stay until the mount is gone; Ctrl-C and SIGTERM reach the keeper, which unmounts."""
+    signal.signal(signal.SIGTERM, lambda number, _: keeper.send_signal(number))
+    while True:
+        try:
+            return keeper.wait()
+        except KeyboardInterrupt:
+            continue  # the terminal has sent it to the keeper, too

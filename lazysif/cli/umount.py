@@ -25,32 +25,33 @@ def umount_command(mountpoint: str, lazy: bool) -> int:
     mounted = find_mount(path)
     if mounted is None or mounted.kind != "fuse.lazysif":
         raise MountError(f"no lazysif is mounted at {path}")
-    pid = _daemon(path)
+    processes = _processes(path)
     command = ["umount", "-i"] if os.geteuid() == 0 else ["fusermount3", "-u"]
     command += ["-l" if os.geteuid() == 0 else "-z"] if lazy else []
     done = subprocess.run([*command, "--", path], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         hint = "end the jobs that use it, or use --lazy" if "busy" in done.stderr else ""
         raise MountError(f"cannot unmount {path}: {done.stderr.strip() or 'refused'}", hint=hint)
-    if pid is None:
+    if not processes:
         socket_path(path).unlink(missing_ok=True)  # left behind by a daemon that was killed
     elif not lazy:
-        _wait_until_gone(pid)
+        _wait_until_gone(processes)
     return 0
 
 
-def _daemon(path: str) -> int | None:
-    """The process that serves the mount, None if none answers."""
+def _processes(path: str) -> list[int]:
+    """The daemon that serves the mount and its keeper; none if none answers."""
     try:
-        return int(fetch_status(socket_path(path))["pid"])
+        document = fetch_status(socket_path(path))
+        return [int(document["pid"]), int(document["keeper_pid"])]
     except (OSError, KeyError):
-        return None
+        return []
 
 
-def _wait_until_gone(pid: int) -> None:
-    """When the daemon has ended its cache is written and its locks are free."""
+def _wait_until_gone(processes: list[int]) -> None:
+    """When they have ended the cache is written and its locks are free."""
     deadline = time.monotonic() + _GONE_S
-    while _runs(pid) and time.monotonic() < deadline:
+    while any(map(_runs, processes)) and time.monotonic() < deadline:
         time.sleep(0.02)
 
 

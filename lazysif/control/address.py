@@ -39,6 +39,11 @@ def socket_path(mountpoint: str) -> Path:
     return runtime_directory() / f"{hashlib.sha256(mountpoint.encode()).hexdigest()[:16]}.sock"
 
 
+def upgrade_file(mountpoint: str) -> Path:
+    """Where `lazysif upgrade` names the program that takes over."""
+    return socket_path(mountpoint).with_suffix(".upgrade")
+
+
 def absolute_mountpoint(given: str) -> str:
     """The path without links, without asking the mount itself: only its parent is looked at."""
     path = Path(os.path.abspath(given))

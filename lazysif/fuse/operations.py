@@ -73,9 +73,13 @@ class Operations(pyfuse3.Operations):
 
     def __init__(self, tree: Tree, counters: Counters, block_size: int) -> None:
         super().__init__()
+        self.on_init: Callable[[], None] = lambda: None
         self.counters = counters
         self._tree = tree
         self._block_size = block_size
+
+    def init(self) -> None:
+        self.on_init()
 
     # --- names and attributes ---------------------------------------------------------------------
 

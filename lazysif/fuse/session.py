@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import socket
 from pathlib import Path
 
 import pyfuse3
@@ -24,27 +24,43 @@ _MAX_BACKGROUND = 256
 stalled reader, and then cached reads of everybody queue in the kernel."""
 
 
-def mount(operations: Operations, mountpoint: str, options: Sequence[str], source: str) -> None:
-    """Attach to the kernel; the mount answers once `serve` runs.
+class KeptConnection:
+    """The kernel's connection as the keeper hands it to a daemon (see `lazysif.keeper`).
 
-    Raises:
-        MountError: the mountpoint or the kernel refuses; what libfuse said is on standard error.
+    Args:
+        fuse_fd: /dev/fuse of the live mount.
+        init_fd: a socket that holds the kernel's INIT request; libfuse takes it for /dev/fuse until `take_over`.
+        life: where the keeper hears how we are.
     """
-    # max_read must not be passed: libfuse demands that the connection agrees, and pyfuse3 cannot say it
-    kernel_options = {"default_permissions", "ro", "subtype=lazysif", f"fsname={_escaped(source)}", *options}
-    try:
-        pyfuse3.init(operations, mountpoint, kernel_options)
-    except RuntimeError as error:
-        raise MountError(
-            f"cannot mount at {mountpoint}: {error}",
-            hint="is /dev/fuse there and yours to open, fusermount3 installed, and the directory yours? "
-            "allow_other needs user_allow_other in /etc/fuse.conf",
-        ) from error
 
+    def __init__(self, fuse_fd: int, init_fd: int, life: socket.socket) -> None:
+        self._fuse_fd = fuse_fd
+        self._init_fd = init_fd
+        self._life = life
+        life.setblocking(False)
 
-def _escaped(source: str) -> str:
-    """libfuse splits options at commas."""
-    return source.replace("\\", "\\\\").replace(",", "\\,")
+    def attach(self, operations: Operations) -> None:
+        """Make the session; `serve` then reads INIT and calls `take_over`. Raises: MountError."""
+        operations.on_init = self.take_over
+        try:
+            pyfuse3.init(operations, f"/dev/fd/{self._init_fd}", {"default_permissions"})
+        except RuntimeError as error:
+            raise MountError(f"the connection to the kernel cannot be used: {error}") from error
+
+    def take_over(self) -> None:
+        """INIT was read from the socket: the reply and all that follows go to the kernel.
+
+        A reply to an INIT that was answered before is refused with ENOENT, which libfuse passes over.
+        """
+        os.dup2(self._fuse_fd, self._init_fd)
+        self.say(b"serving")
+
+    def say(self, message: bytes) -> None:
+        """Tell the keeper; without one the daemon serves on."""
+        try:
+            self._life.send(message)
+        except OSError as error:
+            log.debug("the keeper does not hear: %s", error)
 
 
 async def serve() -> None:
@@ -57,9 +73,9 @@ def stop() -> None:
     pyfuse3.terminate()
 
 
-def unmount() -> None:
-    """Detach from the kernel; harmless if the mount is gone already."""
-    pyfuse3.close(unmount=True)
+def close() -> None:
+    """Let go of the connection; the mount is the keeper's."""
+    pyfuse3.close(unmount=False)
 
 
 def tune(mountpoint: str, read_ahead_kb: int) -> None:

@@ -71,7 +71,7 @@ def test_mount_and_umount_by_type(unmounted: Mount, mount_helper: None, small_im
     options = f"ro,_netdev,nofail,x-systemd.mount-timeout=30,{directories(unmounted)}"
     done = run(unmounted, "mount", "-t", "lazysif", unmounted.source or "", unmounted.path, "-o", options)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    unmounted.pid = unmounted.status()["pid"]
+    unmounted.adopt()
     assert (unmounted.path / "a.sif").read_bytes() == small_image.data
     options += ",remount"
     done = run(unmounted, "mount", "-t", "lazysif", unmounted.source or "", unmounted.path, "-o", options)
@@ -92,7 +92,7 @@ def test_fstab_lines(unmounted: Mount, mount_helper: None, small_image: BuiltIma
     for _ in range(2):  # `mount -a` of what is mounted is no error
         done = run(unmounted, "mount", "--fstab", fstab, "--all")
         assert (done.returncode, done.stderr) == (0, "")
-    unmounted.pid = unmounted.status()["pid"]
+    unmounted.adopt()
     assert mounted_at(unmounted.path) == 1
     assert (unmounted.path / image).read_bytes() == small_image.data
 
@@ -190,7 +190,7 @@ def test_keys_share_one_daemon(automount: Automount, nginx: Nginx, small_image: 
     mount = automount.mount
     for key in ("shub", "bio"):
         assert (automount.top / key / "a.sif").read_bytes() == small_image.data, automount.log()
-    mount.pid = mount.status()["pid"]
+    mount.adopt()
     assert mounted_at(mount.path) == 1
     # the second key costs a look at the first block under its name, and no more
     assert nginx.bytes_sent("/a.sif") <= len(small_image.data) + 128 * 1024
@@ -201,16 +201,16 @@ def test_keys_that_are_no_remotes(automount: Automount) -> None:
     for key in ("none", "-o", "a;b", "..hidden"):
         assert not (automount.top / key).exists()
     assert (automount.top / "shub/a.sif").exists(), automount.log()
-    mount.pid = mount.status()["pid"]
+    mount.adopt()
 
 
 def test_a_killed_daemon_is_replaced(automount: Automount, small_image: BuiltImage) -> None:
     mount = automount.mount
     assert (automount.top / "shub/a.sif").exists(), automount.log()
-    mount.pid = mount.status()["pid"]
+    mount.adopt()
     mount.kill()
     assert (automount.top / "bio/a.sif").read_bytes() == small_image.data, automount.log()
-    mount.pid = mount.status()["pid"]
+    mount.adopt()
     assert (automount.top / "shub/a.sif").read_bytes() == small_image.data, automount.log()
 
 

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -95,6 +96,7 @@ class Mount:
     environment: Mapping[str, str] = field(default_factory=dict)
     log_level: str = "debug"
     pid: int = 0
+    keeper_pid: int = 0
 
     @property
     def path(self) -> Path:
@@ -125,7 +127,12 @@ class Mount:
         what = ["--config", str(self.config)] if self.config else [str(self.source)]
         directories = ["--cache-dir", str(self.cache_dir), "--state-dir", str(self.state_dir)]
         self.run("mount", *what, self.path, *directories, "--log-level", self.log_level, *self.options)
-        self.pid = int(self.status()["pid"])
+        return self.adopt()
+
+    def adopt(self) -> Self:
+        """Note the processes that serve it now."""
+        status = self.status()
+        self.pid, self.keeper_pid = int(status["pid"]), int(status["keeper_pid"])
         return self
 
     def status(self) -> dict[str, Any]:
@@ -133,6 +140,11 @@ class Mount:
         document = json.loads(self.run("status", self.path, "--json").stdout)
         (mine,) = document["mounts"]
         return dict(mine)
+
+    def status_or_none(self) -> dict[str, Any]:
+        """The same, or an empty document where no daemon answers at this moment."""
+        documents = json.loads(self.run("status", self.path, "--json", check=False).stdout)["mounts"]
+        return dict(documents[0]) if documents else {}
 
     def counters(self) -> dict[str, int]:
         return dict(self.status()["counters"])
@@ -163,20 +175,21 @@ class Mount:
         """Mount again with the same cache and state; a mount that is still there, dead or not, goes first."""
         if self.is_mounted():
             self.run("umount", self.path)
-            wait_until(lambda: not _alive(self.pid), f"process {self.pid} outlives its mount")
+            wait_until(partial(_ended, self.pid), f"process {self.pid} outlives its mount")
         return self.start()
 
     def check_gone(self) -> None:
         """Raises: AssertionError."""
         wait_until(lambda: not self.is_mounted(), f"{self.path} is still mounted")
-        wait_until(lambda: not (self.pid and _alive(self.pid)), f"process {self.pid} outlives its mount")
+        for pid in filter(None, (self.pid, self.keeper_pid)):
+            wait_until(partial(_ended, pid), f"process {pid} outlives its mount")
         wait_until(lambda: not processes_naming(self.root), f"left over: {processes_naming(self.root)}")
 
     def force_gone(self) -> None:
         """End it whatever state it is in; for the end of a test that failed half-way."""
         for path in reversed(mounted_below(self.root)):
             subprocess.run(["umount", "-i", "-l", path], check=False, capture_output=True)
-        for pid in {self.pid, *processes_naming(self.root)} - {0}:
+        for pid in {self.keeper_pid, self.pid, *processes_naming(self.root)} - {0}:
             if _alive(pid):
                 os.kill(pid, signal.SIGKILL)
 
@@ -227,6 +240,10 @@ def processes_naming(path: Path) -> list[int]:
             if any(argument.startswith(os.fsencode(path) + b"/") for argument in arguments):
                 found.append(int(entry.name))
     return found
+
+
+def _ended(pid: int) -> bool:
+    return not _alive(pid)
 
 
 def _alive(pid: int) -> bool:

@@ -1,0 +1,386 @@
+"""Owns the kernel's end of one mount, and keeps a daemon behind it.
+
+The mount lives as long as /dev/fuse is open. So this process opens it, mounts, reads the kernel's INIT request once,
+and starts daemons (`lazysif.serve`) that share the descriptor. Each daemon reads the recorded INIT from a socket; its
+reply to it goes to the kernel, which takes the first one and refuses the others, harmlessly. When a daemon dies the
+next one is started, and the kernel is told to ask again what the dead one had in hand (FUSE_NOTIFY_RESEND, Linux
+6.9). Jobs notice a pause.
+
+Nothing outside the standard library, no cache, no network, no parsing of what others sent: this must not fail.
+
+    keeper.py MOUNTPOINT REPORT_FD < ORDER
+
+ORDER is JSON (`lazysif.cli.mount` writes it); one JSON document on REPORT_FD says how the mount went.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import json
+import logging
+import logging.handlers
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("lazysif.keeper")
+
+LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+MS_RDONLY, MS_NOSUID, MS_NODEV = 1, 2, 4
+MNT_DETACH = 2
+RESEND = struct.pack("<IiQ", 16, 7, 0)
+"""A notification without a body: length, code FUSE_NOTIFY_RESEND, unique 0 (include/uapi/linux/fuse.h, 7.40)."""
+INIT_BYTES = 1 << 20
+READY_S = 30.0
+"""Within which a daemon that was started must serve."""
+SILENT_S = 10.0
+"""A daemon says every second that it is alive; one that is silent for longer is replaced."""
+STOP_S = 3.0
+"""A daemon that is asked to stop gets this long to finish what it has in hand and to write its cache."""
+KILLED_YOUNG_S, CRASHED_YOUNG_S = 0.3, 10.0
+"""A daemon that ends sooner after it began to serve, killed or by itself, may have met a request that ends the next
+one, too."""
+PAUSES_S = (0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 10.0, 10.0)
+"""Before the next start, by how many daemons in a row have died young. After the last of them, or without a daemon
+that serves for `GIVE_UP_S`, the connection is closed: jobs get errors instead of hanging."""
+GIVE_UP_S = 60.0
+
+
+class MountFailed(Exception):
+    pass
+
+
+class Child:
+    """One daemon: its process, and the socket that says how it is."""
+
+    def __init__(
+        self, command: list[str], order: dict[str, Any], fuse_fd: int, init: bytes, restarts: int
+    ) -> None:
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        init_socket, init_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, init_socket, init_theirs:
+            init_socket.send(init)
+            numbers = (fuse_fd, init_theirs.fileno(), theirs.fileno())
+            # whoever waits for the end of our caller's output would wait for a daemon that held it
+            output = None if order["foreground"] else os.open(order["log_file"], LOG_FLAGS, 0o600)
+            self.process = subprocess.Popen(
+                [*command, *map(str, numbers)],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                pass_fds=numbers,
+                env={**os.environ, "LAZYSIF_KEEPER": f"{os.getpid()} {restarts}"},
+            )
+            if output is not None:
+                os.close(output)
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(order["config"].encode())
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass  # it ended at once; `said` will show that
+        self.started_s = time.monotonic()
+        self.heard_s = self.started_s
+        self.prepared = False
+        self.serves_since_s = 0.0
+        self.error: dict[str, Any] | None = None
+
+    def listen(self) -> bool:
+        """Take in one message; False when there will be none any more."""
+        try:
+            message = self.socket.recv(65536)
+        except ConnectionResetError:
+            message = b""
+        self.heard_s = time.monotonic()
+        if message == b"prepared":
+            self.prepared = True
+        elif message == b"serving":
+            self.serves_since_s = self.heard_s
+        elif message.startswith(b"{"):
+            self.error = json.loads(message)
+        return bool(message)
+
+    def go(self) -> None:
+        """Let it take the mount."""
+        try:
+            self.socket.send(b"go")
+        except OSError as error:
+            log.warning("daemon %d does not listen: %s", self.process.pid, error)
+
+    def end(self, number: int = signal.SIGKILL, wait_s: float = STOP_S) -> int:
+        """Signal it, kill it if that does not end it, and return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+            try:
+                self.process.wait(wait_s)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.socket.close()
+        return self.process.wait()
+
+
+class Keeper:
+    """The mount and its present daemon. `order` is what `lazysif mount` asked for."""
+
+    def __init__(self, order: dict[str, Any], report: int) -> None:
+        self.order = order
+        self.report_fd = report
+        self.command: list[str] = order["command"]
+        self.restarts = 0
+        self.young_deaths = 0
+        self.must_resend = False
+        self.lost_s = time.monotonic()
+        self.signals, self.signalled = socket.socketpair()
+        self.fuse_fd = -1
+        self.init = b""
+        self.child: Child
+
+    def run(self) -> int:
+        """Mount and serve until the mount is gone; the exit code."""
+        try:
+            self.mount()
+        except (MountFailed, OSError) as error:
+            self.report(error=str(error), kind="MountError", hint=self.order["mount_hint"])
+            return 3
+        self.set_up_signals()
+        self.child = self.start(self.command)
+        self.child.go()
+        while self.connected():
+            if not self.turn():
+                break
+        self.child.end(signal.SIGTERM)
+        self.unmount()
+        log.info("%s is unmounted, the keeper ends", self.order["mountpoint"])
+        return 0
+
+    # --- the mount ---------------------------------------------------------------------------------------------
+
+    def mount(self) -> None:
+        self.fuse_fd = self.mount_as_root() if os.geteuid() == 0 else self.mount_by_fusermount()
+        if not select.select([self.fuse_fd], [], [], 10.0)[0]:
+            raise MountFailed("the kernel does not open the conversation")
+        self.init = os.read(self.fuse_fd, INIT_BYTES)
+
+    def mount_as_root(self) -> int:
+        """mount(2). Raises: OSError, MountFailed."""
+        order = self.order
+        fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        data = ",".join([f"fd={fd}", "rootmode=40000", "user_id=0", "group_id=0", *order["kernel_options"]])
+        libc = ctypes.CDLL(None, use_errno=True)
+        arguments = (order["source"].encode(), order["mountpoint"].encode(), b"fuse.lazysif")
+        if libc.mount(*arguments, MS_RDONLY | MS_NOSUID | MS_NODEV, data.encode()):
+            number = ctypes.get_errno()
+            os.close(fd)
+            raise MountFailed(f"cannot mount at {order['mountpoint']}: {os.strerror(number)}")
+        return fd
+
+    def mount_by_fusermount(self) -> int:
+        """fusermount3 mounts for ordinary users and passes the descriptor over a socket (fusermount.c)."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        source = self.order["source"].replace("\\", "\\\\").replace(",", "\\,")
+        options = [
+            "ro",
+            "nosuid",
+            "nodev",
+            f"fsname={source}",
+            "subtype=lazysif",
+            *self.order["kernel_options"],
+        ]
+        with ours, theirs:
+            done = subprocess.run(
+                ["fusermount3", "-o", ",".join(options), "--", self.order["mountpoint"]],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                raise MountFailed(f"cannot mount at {self.order['mountpoint']}: {done.stderr.strip()}")
+            _, ancillary, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(4))
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fd = array.array("i", content[:4])[0]
+                os.set_inheritable(fd, False)
+                return fd
+        raise MountFailed("fusermount3 passed no descriptor")
+
+    def connected(self) -> bool:
+        """Whether the kernel still holds the other end: after umount or abort it says POLLERR."""
+        poll = select.poll()
+        poll.register(self.fuse_fd, 0)
+        return not any(events & select.POLLERR for _, events in poll.poll(0))
+
+    def unmount(self) -> None:
+        """Close our end, which fails whatever still waits, and take the dead mount away."""
+        still_there = self.connected()
+        os.close(self.fuse_fd)
+        if not still_there:
+            return
+        if os.geteuid() == 0:
+            ctypes.CDLL(None, use_errno=True).umount2(self.order["mountpoint"].encode(), MNT_DETACH)
+        else:
+            command = ["fusermount3", "-u", "-z", "--", self.order["mountpoint"]]
+            subprocess.run(command, check=False, capture_output=True)
+
+    # --- daemons -----------------------------------------------------------------------------------------------
+
+    def start(self, command: list[str]) -> Child:
+        return Child(command, self.order, self.fuse_fd, self.init, self.restarts)
+
+    def turn(self) -> bool:
+        """Wait for the next thing to happen and act on it; False when all is to end."""
+        child = self.child
+        readable = select.select([child.socket, self.signals], [], [], 1.0)[0]
+        if self.signals in readable:
+            for number in self.signals.recv(64):
+                if number in (signal.SIGTERM, signal.SIGINT):
+                    return False
+                if number == signal.SIGHUP:
+                    self.upgrade()
+                    return True
+        if child.socket in readable:
+            served_before = child.serves_since_s
+            if not child.listen():
+                return self.replace("it ended")
+            if child.serves_since_s and not served_before:
+                self.on_serving()
+        silent_s = time.monotonic() - child.heard_s
+        if silent_s > (SILENT_S if child.serves_since_s else READY_S):
+            return self.replace(f"it said nothing for {silent_s:.0f} s")
+        return True
+
+    def on_serving(self) -> None:
+        if self.must_resend:
+            log.warning(
+                "daemon %d serves after %.2f s", self.child.process.pid, time.monotonic() - self.lost_s
+            )
+            self.must_resend = False
+            self.resend()
+        self.report(ready=True)
+
+    def resend(self) -> None:
+        """Have the kernel ask again what a daemon had in hand when it died."""
+        try:
+            if self.order["resend"]:
+                os.write(self.fuse_fd, RESEND)
+                return
+        except OSError as error:
+            if not self.connected():
+                return
+            log.error("the kernel does not resend requests: %s", error)
+        self.remount()
+
+    def remount(self) -> None:
+        """Without RESEND (before Linux 6.9): fail what is lost by ending the connection, and begin a new one."""
+        log.error("requests in hand are failed, and %s is mounted anew", self.order["mountpoint"])
+        self.child.end(signal.SIGTERM)
+        self.unmount()
+        self.mount()
+        self.child = self.start(self.command)
+        self.child.go()
+
+    def replace(self, why: str) -> bool:
+        """The daemon is gone or useless: the next one, after a pause that grows; False to end the mount."""
+        child, now = self.child, time.monotonic()
+        code = child.end()
+        if not self.connected():
+            return False
+        if self.report_fd >= 0:
+            self.report(
+                **(child.error or {"error": "the daemon ended before it served", "kind": "LazysifError"})
+            )
+            return False
+        log.error("daemon %d (exit code %d): %s", child.process.pid, code, why)
+        if child.serves_since_s:
+            self.lost_s = now
+        young_s = KILLED_YOUNG_S if code == -signal.SIGKILL else CRASHED_YOUNG_S
+        old = child.serves_since_s and now - child.serves_since_s > young_s
+        self.young_deaths = 0 if old else self.young_deaths + 1
+        if now - self.lost_s > GIVE_UP_S or self.young_deaths > len(PAUSES_S):
+            log.critical("%s is given up after %d daemons", self.order["mountpoint"], self.restarts + 1)
+            return False
+        if self.young_deaths:
+            time.sleep(PAUSES_S[self.young_deaths - 1])
+        self.restarts += 1
+        self.must_resend = True
+        self.child = self.start(self.command)
+        self.child.go()
+        return True
+
+    def upgrade(self) -> None:
+        """Start the program that the order file names now, and when it is prepared let it take over."""
+        command = self.command
+        try:
+            command = json.loads(Path(self.order["upgrade_file"]).read_text())["command"]
+        except (OSError, ValueError, KeyError) as error:
+            log.info("upgrading in place: %s", error)
+        self.restarts += 1
+        following = self.start(command)
+        deadline = time.monotonic() + READY_S
+        while not following.prepared and time.monotonic() < deadline:
+            if select.select([following.socket], [], [], 0.5)[0] and not following.listen():
+                break
+        if not following.prepared:
+            log.error("the new daemon does not start (%s): the old one goes on", following.error)
+            following.end()
+            self.restarts -= 1
+            return
+        self.lost_s = time.monotonic()
+        self.child.end(signal.SIGTERM)
+        self.command = command
+        self.must_resend = True
+        self.child = following
+        following.started_s = following.heard_s = time.monotonic()
+        following.go()
+
+    # --- the rest ----------------------------------------------------------------------------------------------
+
+    def set_up_signals(self) -> None:
+        for end in (self.signals, self.signalled):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self.signalled.fileno())
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+
+    def report(self, **document: Any) -> None:
+        """Tell `lazysif mount` how it went, once."""
+        if self.report_fd < 0:
+            return
+        fd, self.report_fd = self.report_fd, -1
+        try:
+            os.write(fd, json.dumps(document).encode())
+        except OSError:
+            pass  # it did not wait
+        os.close(fd)
+        if document.get("ready") and not self.order["foreground"]:
+            null = os.open(os.devnull, os.O_RDWR)
+            for number in (1, 2):
+                os.dup2(null, number)
+
+
+def main() -> int:
+    order = json.load(sys.stdin)
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if order["log_file"]:
+        handlers = [logging.handlers.WatchedFileHandler(order["log_file"])]
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", handlers=handlers
+    )
+    try:
+        Path("/proc/self/oom_score_adj").write_text("-1000" if os.geteuid() == 0 else "0")
+    except OSError as error:
+        log.info("the OOM killer may choose the keeper: %s", error)
+    return Keeper(order, int(sys.argv[2])).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""The keeper: jobs survive the daemon's death and its upgrade, and where nothing helps they get errors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bench.nginx import Nginx
+from tests.support import readers
+from tests.support.images import BuiltImage
+from tests.support.mount import Mount, wait_until
+from tests.support.raw_origin import RawOrigin
+
+pytestmark = [pytest.mark.mounted, pytest.mark.timeout(180)]
+
+MakeMount = Callable[..., Mount]
+
+
+class Readers:
+    """Threads that read random pieces of a mounted image all the time, around the page cache, and compare them."""
+
+    def __init__(self, path: Path, data: bytes, count: int = 4) -> None:
+        self.pauses_s: list[float] = []
+        self.wrong: list[str] = []
+        self._path, self._data = path, data
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(count)]
+
+    def __enter__(self) -> Readers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, seed: int) -> None:
+        chance = random.Random(seed)
+        fd = os.open(self._path, os.O_RDONLY)
+        try:
+            while not self._stop.is_set():
+                offset = chance.randrange(len(self._data))
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                began_s = time.monotonic()
+                got = os.pread(fd, 65536, offset)
+                self.pauses_s.append(time.monotonic() - began_s)
+                if got != self._data[offset : offset + 65536]:
+                    self.wrong.append(f"{len(got)} bytes at {offset}")
+        except OSError as error:
+            self.wrong.append(str(error))
+        finally:
+            os.close(fd)
+
+
+@pytest.fixture
+def served(nginx: Nginx, small_image: BuiltImage, lazysif: MakeMount) -> Mount:
+    (nginx.root / "x.sif").symlink_to(small_image.path)
+    return lazysif(nginx.url)
+
+
+def kill_daemon(mount: Mount) -> None:
+    """kill -9, and wait until the next one answers."""
+    old = mount.pid
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: another_answers(mount, old), "no other daemon answers")
+    mount.adopt()
+
+
+def another_answers(mount: Mount, old: int) -> bool:
+    return mount.status_or_none().get("pid", old) != old
+
+
+def test_readers_survive_kills_and_upgrades(served: Mount, small_image: BuiltImage) -> None:
+    with Readers(served.path / "x.sif", small_image.data) as reading:
+        for _ in range(8):
+            time.sleep(random.uniform(0.4, 1.0))
+            kill_daemon(served)
+        for _ in range(2):
+            served.run("upgrade", served.path)
+            served.adopt()
+    assert reading.wrong == []
+    assert len(reading.pauses_s) > 1000
+    assert max(reading.pauses_s) < 5
+    assert served.status()["restarts"] == 10
+    assert "fetch failed" not in served.log()
+
+
+@pytest.mark.parametrize("attach", [readers.hashes_by_loop, readers.hashes_by_squashfuse])
+def test_a_mounted_image_survives_kills(
+    served: Mount, small_image: BuiltImage, attach: Callable[[Path], readers.Hashes]
+) -> None:
+    expected = attach(small_image.path)
+    with killing(served):
+        deadline_s = time.monotonic() + 60
+        while served.status_or_none().get("restarts", 0) < 4:
+            assert time.monotonic() < deadline_s
+            assert attach(served.path / "x.sif") == expected
+
+
+@contextmanager
+def killing(mount: Mount) -> Iterator[None]:
+    """Kill the daemon again and again meanwhile, at random moments."""
+    stop = threading.Event()
+
+    def kill() -> None:
+        while not stop.wait(random.uniform(0.4, 1.0)):
+            kill_daemon(mount)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_frozen_daemon_is_replaced(served: Mount, small_image: BuiltImage) -> None:
+    old = served.pid
+    os.kill(old, signal.SIGSTOP)
+    began_s = time.monotonic()
+    with (served.path / "x.sif").open("rb") as file:
+        assert hashlib.file_digest(file, "sha256").digest() == hashlib.sha256(small_image.data).digest()
+    assert time.monotonic() - began_s < 25
+    assert served.adopt().pid != old
+    assert "said nothing" in served.log()
+
+
+def test_umount_ends_keeper_and_daemon_whoever_does_it(served: Mount) -> None:
+    subprocess.run(["umount", "-i", str(served.path)], check=True)
+    served.check_gone()
+
+
+def test_the_end_of_the_keeper_is_the_end_of_the_mount(served: Mount) -> None:
+    os.kill(served.keeper_pid, signal.SIGTERM)
+    served.check_gone()
+
+
+def test_a_keeper_that_is_killed_leaves_a_daemon_that_serves(served: Mount, small_image: BuiltImage) -> None:
+    os.kill(served.keeper_pid, signal.SIGKILL)
+    assert (served.path / "x.sif").read_bytes() == small_image.data
+    served.umount()
+
+
+def test_an_upgrade_that_cannot_start_leaves_the_old_daemon(
+    served: Mount, small_image: BuiltImage, tmp_path: Path
+) -> None:
+    (order,) = [*served.runtime_dir.glob("*.sock")]
+    order.with_suffix(".upgrade").write_text(
+        json.dumps({"command": [sys.executable, "-c", "raise SystemExit(1)"]})
+    )
+    os.kill(served.keeper_pid, signal.SIGHUP)
+    wait_until(lambda: "the old one goes on" in served.log(), "the keeper says nothing")
+    assert served.status()["pid"] == served.pid
+    assert (served.path / "x.sif").read_bytes() == small_image.data
+
+
+def test_daemons_that_die_at_once_end_in_errors_and_not_in_a_hang(
+    served: Mount, small_image: BuiltImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The brake: each next daemon is killed as soon as it serves, as a poisonous request would do."""
+    with (served.path / "x.sif").open("rb", buffering=0) as file:
+        stop = threading.Event()
+
+        def poison() -> None:
+            while not stop.is_set():
+                for pid in daemons_of(served):
+                    os.kill(pid, signal.SIGKILL)
+                time.sleep(0.02)
+
+        poisoning = threading.Thread(target=poison)
+        poisoning.start()
+        try:
+            with pytest.raises(OSError, match=r"not connected|aborted"):
+                read_for_ever(file.fileno(), len(small_image.data) // 2)
+        finally:
+            stop.set()
+            poisoning.join()
+    served.check_gone()
+    assert "is given up" in served.log()
+
+
+def read_for_ever(fd: int, offset: int) -> None:
+    while True:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.pread(fd, 4096, offset)
+
+
+def daemons_of(mount: Mount) -> list[int]:
+    done = subprocess.run(
+        ["pgrep", "-f", f"lazysif.serve {mount.path}"], capture_output=True, text=True, check=False
+    )
+    return [int(pid) for pid in done.stdout.split()]
+
+
+def test_an_ordinary_user_has_a_keeper_too(small_image: BuiltImage, fuse: None) -> None:
+    """Through fusermount3, which passes the descriptor."""
+    user = readers.reader_user()
+    if subprocess.run(["su", user, "-c", f"{sys.executable} -c 'import lazysif'"], check=False).returncode:
+        pytest.skip("this interpreter is closed to other users")
+    with RawOrigin({"/x.sif": small_image.data}) as origin:
+        script = f"""
+            set -e; cd; mkdir -p m run; export LAZYSIF_RUNTIME_DIR=$HOME/run PYTHONPATH={Path(__file__).parents[2]}
+            l="{sys.executable} -m lazysif"
+            $l mount {origin.url} ~/m --cache-dir ~/c --state-dir ~/s
+            sha256sum < m/x.sif; pkill -9 -u {user} -f lazysif.serve; sha256sum < m/x.sif
+            fusermount3 -u m; sleep 1; pgrep -u {user} -f 'keeper.py' || echo gone
+        """
+        done = subprocess.run(
+            ["su", user, "-c", script], capture_output=True, text=True, check=False, timeout=60
+        )
+    digest = hashlib.sha256(small_image.data).hexdigest()
+    assert done.stdout.split() == [digest, "-", digest, "-", "gone"], done.stderr
