@@ -379,10 +379,9 @@ async def play(steps: list[Operation], directory: Path) -> None:
 
 
 def run(steps: list[Operation]) -> None:
-    quiet_log()
     # memory, where there is one: SQLite of thousands of lives on a slow disk would be all that is measured
     parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=parent) as directory:
+    with quiet_log(), tempfile.TemporaryDirectory(dir=parent) as directory:
         trio.run(play, steps, Path(directory))
 
 

@@ -217,7 +217,7 @@ def test_an_ordinary_user_has_a_keeper_too(small_image: BuiltImage, fuse: None) 
             set -e; cd; mkdir -p m run; export LAZYSIF_RUNTIME_DIR=$HOME/run PYTHONPATH={Path(__file__).parents[2]}
             l="{sys.executable} -m lazysif"
             $l mount {origin.url} ~/m --cache-dir ~/c --state-dir ~/s
-            sha256sum < m/x.sif; pkill -9 -u {user} -f lazysif.serve; sha256sum < m/x.sif
+            sha256sum < m/x.sif; pkill -9 -u {user} -f 'lazysif[.]serve'; sha256sum < m/x.sif
             fusermount3 -u m; sleep 1; pgrep -u {user} -f 'keeper.py' || echo gone
         """
         done = subprocess.run(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,13 @@ async def world(
         state.close()
 
 
-def quiet_log() -> None:
+@contextmanager
+def quiet_log() -> Iterator[None]:
     """For tests that bring about thousands of failures on purpose."""
-    logging.getLogger("lazysif").setLevel(logging.CRITICAL)
+    logger = logging.getLogger("lazysif")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
