@@ -214,11 +214,12 @@ def test_an_ordinary_user_has_a_keeper_too(small_image: BuiltImage, fuse: None) 
         pytest.skip("this interpreter is closed to other users")
     with RawOrigin({"/x.sif": small_image.data}) as origin:
         script = f"""
-            set -e; cd; mkdir -p m run; export LAZYSIF_RUNTIME_DIR=$HOME/run PYTHONPATH={Path(__file__).parents[2]}
+            set -e; work=$(mktemp -d); cd "$work"; trap 'fusermount3 -q -u -z m || :; rm -rf "$work"' EXIT
+            mkdir m; export LAZYSIF_RUNTIME_DIR=$work/run PYTHONPATH={Path(__file__).parents[2]}
             l="{sys.executable} -m lazysif"
-            $l mount {origin.url} ~/m --cache-dir ~/c --state-dir ~/s
+            $l mount {origin.url} m --cache-dir $work/c --state-dir $work/s
             sha256sum < m/x.sif; pkill -9 -u {user} -f 'lazysif[.]serve'; sha256sum < m/x.sif
-            fusermount3 -u m; sleep 1; pgrep -u {user} -f 'keeper.py' || echo gone
+            fusermount3 -u m; sleep 1; pgrep -f "keeper[.]py $work" || echo gone
         """
         done = subprocess.run(
             ["su", user, "-c", script], capture_output=True, text=True, check=False, timeout=60
