@@ -128,17 +128,25 @@ class ThreadLane:
         assert self._token is not None
         while (job := self._queue.get()) is not None:
             job.run()
-            try:
-                self._token.run_sync_soon(job.finish)
-            except trio.RunFinishedError:
+            if not self._report(job.finish):
                 break
             # Otherwise the last block that was read would stay in memory until the next job.
             del job
         self._at_end()
+        self._report(self._count_down)
+
+    def _report(self, call: Callable[[], None]) -> bool:
+        """Have `call` made on the trio thread; False where the run has ended and nobody waits any more.
+
+        trio promises RunFinishedError for that; but a run that ended by an internal error or was collected as
+        garbage never marks its queue as done, and then its closed wakeup socket answers (EBADF).
+        """
+        assert self._token is not None
         try:
-            self._token.run_sync_soon(self._count_down)
-        except trio.RunFinishedError:
-            pass  # nobody waits any more
+            self._token.run_sync_soon(call)
+        except (trio.RunFinishedError, OSError):
+            return False
+        return True
 
     def _count_down(self) -> None:
         self._running -= 1
