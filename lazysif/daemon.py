@@ -20,12 +20,15 @@ import trio
 from lazysif import __version__
 from lazysif.cache.block_cache import BlockCache, CacheSettings
 from lazysif.cache.directory import DirectoryLock, prepare_directory
+from lazysif.cache.fsck_online import OnlineFsck
 from lazysif.config import Config, RemoteConfig
 from lazysif.config_values import read_secret
 from lazysif.control.address import make_runtime_directory, socket_path
 from lazysif.control.server import ControlServer
+from lazysif.control.watchdog import Watchdog, iso_time
 from lazysif.core.names import origin_of
 from lazysif.errors import LazysifError
+from lazysif.fetch.contact import Contact, WatchedTransport
 from lazysif.fetch.fetcher import Fetcher, FetchLimits
 from lazysif.fetch.flights import FlightTable
 from lazysif.fetch.remote import Remote, RemotePolicy
@@ -104,6 +107,8 @@ class Daemon:
         self._started_s = time.time()
         self._images: OpenImages | None = None
         self._cache: BlockCache | None = None
+        self._tree: Tree | None = None
+        self._contacts: dict[str, Contact] = {}
 
     async def main(self, connection: session.KeptConnection) -> None:
         config = self._config
@@ -126,14 +131,27 @@ class Daemon:
                 whole_file_timeout_s=max(r.whole_file_timeout for r in config.remotes),
             )
             operations = Operations(tree, self._counters, config.cache.block_size)
-            await self._serve(operations, nursery, connection)
+            self._tree = tree
+            self._contacts = {name: remote.contact for name, remote in remotes.items()}
+            nursery.start_soon(Watchdog(tree.in_hand).run, name="watchdog")
+            fsck = OnlineFsck(cache, nursery, self._counters)
+            await self._serve(operations, nursery, connection, fsck)
             await cache.aclose()
             nursery.cancel_scope.cancel()
 
     async def _serve(
-        self, operations: Operations, nursery: trio.Nursery, connection: session.KeptConnection
+        self,
+        operations: Operations,
+        nursery: trio.Nursery,
+        connection: session.KeptConnection,
+        fsck: OnlineFsck,
     ) -> None:
-        control = ControlServer(socket_path(self._mountpoint), self.status)
+        control = ControlServer(
+            socket_path(self._mountpoint),
+            self.status,
+            views={"/fsck": fsck.document},
+            verbs={"/fsck": lambda query: fsck.begin(dry_run=query.get("dry_run") == "1")},
+        )
         connection.attach(operations)
         control.start()
         try:
@@ -186,13 +204,16 @@ class Daemon:
         limits = self._config.limits
         password = read_secret(remote.password_file) if remote.password_file else ""
         token = read_secret(remote.token_file) if remote.token_file else None
-        transport = HttpxTransport(
+        contact = Contact(remote.name)
+        sender = HttpxTransport(
             remote.url,
             auth=make_auth(username=remote.username, password=password, token=token),
             ca_file=str(remote.ca_file) if remote.ca_file else None,
             # probes and listings have no lane: they must not wait behind the flow of data
             connections=limits.connections + 8,
         )
+        transport = WatchedTransport(sender, contact)
+        nursery.start_soon(transport.watch, remote.stall_timeout, name=f"watch of {remote.name}")
         fetcher = Fetcher(
             nursery,
             transport,
@@ -205,6 +226,7 @@ class Daemon:
                 whole_file_budget_s=remote.whole_file_timeout,
             ),
             self._counters,
+            contact,
         )
         policy = RemotePolicy(
             revalidate_s=remote.revalidate,
@@ -247,6 +269,19 @@ class Daemon:
             "uptime_s": round(time.time() - self._started_s, 1),
             "source": self._source(),
             "images": images,
+            "remotes": [
+                {
+                    "name": name,
+                    "offline_since": iso_time(contact.offline_since),
+                    "last_error": contact.last_error,
+                }
+                for name, contact in self._contacts.items()
+            ],
+            "requests": {
+                "in_hand": self._tree.in_hand.by_kind() if self._tree else {},
+                "oldest_s": round(self._tree.in_hand.oldest_s(time.monotonic()), 3) if self._tree else 0.0,
+                "waiting_reads": self._tree.waiting_reads if self._tree else 0,
+            },
             "counters": self._counters.snapshot(),
             "cache": {
                 "directory": str(self._config.cache.dir),

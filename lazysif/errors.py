@@ -75,7 +75,17 @@ class StaleInode(LazysifError):
 
 
 class AccessDenied(LazysifError):
-    """The origin refuses these credentials (401) or this reader (403)."""
+    """The origin refuses these credentials (401) or this reader (403).
+
+    Args:
+        asks_credentials: a 401; a 403 may also stand for "no such file" (S3 without the right to list).
+    """
+
+    def __init__(
+        self, why: str, *, image: str = "", origin: str = "", hint: str = "", asks_credentials: bool = False
+    ) -> None:
+        super().__init__(why, image=image, origin=origin, hint=hint)
+        self.asks_credentials = asks_credentials
 
 
 class DeadlineExceeded(LazysifError):

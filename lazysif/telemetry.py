@@ -6,7 +6,9 @@ readers take a copy.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
+from itertools import count
 
 
 @dataclass(slots=True)
@@ -39,3 +41,36 @@ class Counters:
 
     def snapshot(self) -> dict[str, int]:
         return asdict(self)
+
+
+class InHand:
+    """The kernel's requests that were not answered at once: what they are and since when.
+
+    Written on the trio thread, read from any. Times are of whatever clock the caller uses throughout.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = count()
+        self._requests: dict[int, tuple[str, float]] = {}
+
+    def enter(self, kind: str, now: float) -> int:
+        """Note a request; give what this returns to `leave`."""
+        number = next(self._numbers)
+        self._requests[number] = (kind, now)
+        return number
+
+    def leave(self, number: int) -> None:
+        del self._requests[number]
+
+    def of(self, kind: str) -> int:
+        return self.by_kind().get(kind, 0)
+
+    def by_kind(self) -> dict[str, int]:
+        return dict(Counter(kind for kind, _ in self._copy()))
+
+    def oldest_s(self, now: float) -> float:
+        """Age of the oldest, 0.0 where nothing is in hand."""
+        return max((now - began for _, began in self._copy()), default=0.0)
+
+    def _copy(self) -> list[tuple[str, float]]:
+        return list(self._requests.copy().values())

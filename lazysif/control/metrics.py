@@ -29,6 +29,21 @@ class _StatusCollector(Collector):
         )
         state.add_metric([cache["state"]], 1)
         yield state
+        requests = self._status["requests"]
+        in_hand = GaugeMetricFamily(
+            "lazysif_requests_in_hand", "Requests of the kernel not answered yet", labels=["kind"]
+        )
+        for kind, number in requests["in_hand"].items():
+            in_hand.add_metric([kind], number)
+        yield in_hand
+        for name in ("oldest_s", "waiting_reads"):
+            yield GaugeMetricFamily(f"lazysif_requests_{name}", f"Requests: {name}", value=requests[name])
+        offline = GaugeMetricFamily(
+            "lazysif_remote_offline", "1 while a remote's origin is offline", labels=["remote"]
+        )
+        for remote in self._status["remotes"]:
+            offline.add_metric([remote["name"]], remote["offline_since"] is not None)
+        yield offline
         handles = sum(image["open_handles"] for image in self._status["images"])
         yield GaugeMetricFamily("lazysif_open_handles", "Open handles of images", value=handles)
 

@@ -113,7 +113,9 @@ def refusal(head: AnswerHead) -> LazysifError:
     status = head.status
     if status in (401, 407):
         return AccessDenied(
-            f"the origin asks for credentials ({status})", hint="check the remote's credentials"
+            f"the origin asks for credentials ({status})",
+            hint="check the remote's credentials",
+            asks_credentials=True,
         )
     if status == 403:
         return AccessDenied("the origin refuses access (403)", hint="check the remote's credentials")

@@ -24,12 +24,17 @@ from lazysif.core.content_range import (
 )
 from lazysif.core.retry import retry_delay_s
 from lazysif.errors import ImageChanged, LazysifError, SourceError, SourceProtocolError, SourceUnavailable
+from lazysif.fetch.contact import Contact
 from lazysif.fetch.flights import Flight, FlightTable
 from lazysif.fetch.lanes import Lanes, Ticket
 from lazysif.model import Buffer, Image, Request, Transport, Validator, ValidatorKind
 from lazysif.telemetry import Counters
 
 log = logging.getLogger(__name__)
+
+
+_TURN_SHARE = 0.95
+"""Of a read's time: who waits for an origin that is offline fails with its name, before the plain deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,8 @@ class Fetcher:
     Args:
         nursery: of the daemon; extents run in it.
         flights: shared by all remotes of the daemon.
+        contact: what `transport` tells of the origin; extents that somebody waits for share the tries of an
+            origin that is offline, others are not sent.
     """
 
     def __init__(
@@ -84,7 +91,9 @@ class Fetcher:
         flights: FlightTable,
         limits: FetchLimits,
         counters: Counters,
+        contact: Contact | None = None,
     ) -> None:
+        self.contact = contact or Contact()
         self._nursery = nursery
         self._transport = transport
         self._flights = flights
@@ -154,8 +163,14 @@ class Fetcher:
             left_before = len(extent.flights)
             elapsed_s = trio.current_time() - began
             try:
-                async with self._lanes.place(extent.ticket):
-                    await self._transfer(extent, budget_s - elapsed_s)
+                if not extent.ticket.demand and self.contact.offline:
+                    raise self.contact.error()
+                wait_s = _TURN_SHARE * budget_s - elapsed_s
+                async with (
+                    self.contact.turn(wait_s, self._limits.stall_s) as stall_s,
+                    self._lanes.place(extent.ticket),
+                ):
+                    await self._transfer(extent, budget_s - (trio.current_time() - began), stall_s)
             except LazysifError as error:
                 if len(extent.flights) < left_before:
                     attempt = 1  # it moved: what broke off is a new failure, not the same again
@@ -164,7 +179,7 @@ class Fetcher:
                     attempt,
                     elapsed_s=trio.current_time() - began,
                     budget_s=budget_s,
-                    max_attempts=self._limits.max_attempts if extent.ticket.demand else 3,
+                    max_attempts=self._attempts_of(extent),
                     jitter=random.random(),
                 )
                 if delay_s is None:
@@ -174,7 +189,12 @@ class Fetcher:
                 self._counters.retries += 1
                 await trio.sleep(delay_s)
 
-    async def _transfer(self, extent: Extent, total_s: float) -> None:
+    def _attempts_of(self, extent: Extent) -> int:
+        if extent.ticket.demand:
+            return self._limits.max_attempts
+        return 1 if self.contact.offline else 3
+
+    async def _transfer(self, extent: Extent, total_s: float, stall_s: float) -> None:
         """One request for what the extent still lacks."""
         image, blocks = extent.image, extent.remaining()
         if image.ranges:
@@ -186,7 +206,7 @@ class Fetcher:
             url=image.location.url,
             headers=same_version_headers(image.validator),
             byte_range=asked,
-            stall_s=self._limits.stall_s,
+            stall_s=stall_s,
             total_s=max(total_s, 0.1),
         )
         self._counters.fetch_requests += 1

@@ -31,6 +31,10 @@ _BUDGET_SHARE = 0.9
 """Of the look-up's deadline: the error that says what the origin did comes before the one that only says "late"."""
 _REVALIDATION_SHARE = 0.5
 """The same where a version is known: when the origin is silent, it is still served in time."""
+_SHORT_S = 1.0
+"""For a look-up at an origin that is offline: the kernel sends one LOOKUP a directory at a time, so that each
+second spent on a name is a second more for its neighbours."""
+_SHORT_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,8 @@ class Remote:
         self.name = name
         self.policy = policy
         self.fetcher = fetcher
+        self.contact = fetcher.contact
+        self._short_tries = trio.CapacityLimiter(_SHORT_AT_ONCE)
         self._registry = registry
         self._transport = transport
         self._counters = counters
@@ -95,16 +101,39 @@ class Remote:
         Raises:
             NoSuchEntry, AccessDenied, SourceError: as the origin answers, temporary failures after retries.
         """
-        began = trio.current_time()
+        if self.contact.doubtful:
+            return await self._find_shortly(path, known)
         share = _BUDGET_SHARE if known is None else _REVALIDATION_SHARE
-        budget_s = share * self.policy.lookup_budget_s
+        return await self._find_patiently(path, known, share * self.policy.lookup_budget_s)
+
+    async def _find_shortly(self, path: str, known: Image | None) -> Found:
+        """One try in little time, few at once; a version that is known is only asked about when it is time to.
+
+        Raises:
+            as `find`.
+        """
+        if known is not None and not self.contact.may_try:
+            error = self.contact.error()
+            error.about(image=self._shown(path))
+            raise error
+        budget_s = min(_SHORT_S, _BUDGET_SHARE * self.policy.lookup_budget_s)
+        try:
+            async with self._short_tries:
+                location = await self._registry.locate(path)
+                return await self._probe(path, location, known, budget_s, budget_s / 2)
+        except LazysifError as error:
+            error.about(image=self._shown(path))
+            raise
+
+    async def _find_patiently(self, path: str, known: Image | None, budget_s: float) -> Found:
+        began = trio.current_time()
         attempt = 0
         while True:
             attempt += 1
             elapsed_s = trio.current_time() - began
             try:
                 location = await self._registry.locate(path)
-                return await self._probe(path, location, known, budget_s - elapsed_s)
+                return await self._probe(path, location, known, budget_s - elapsed_s, self.policy.stall_s)
             except LazysifError as error:
                 delay_s = retry_delay_s(
                     error,
@@ -129,8 +158,11 @@ class Remote:
         if not self.policy.listing:
             return None
         self._counters.listing_requests += 1
+        budget_s = _BUDGET_SHARE * self.policy.lookup_budget_s
+        if self.contact.doubtful:
+            budget_s = min(_SHORT_S, budget_s)
         try:
-            with trio.fail_after(_BUDGET_SHARE * self.policy.lookup_budget_s):
+            with trio.fail_after(budget_s):
                 return await self._registry.list(path)
         except trio.TooSlowError:
             location = await self._registry.locate(path)
@@ -147,7 +179,9 @@ class Remote:
     def _shown(self, path: str) -> str:
         return "/".join(part for part in (self.name, path) if part)
 
-    async def _probe(self, path: str, location: Location, known: Image | None, total_s: float) -> Found:
+    async def _probe(
+        self, path: str, location: Location, known: Image | None, total_s: float, stall_s: float
+    ) -> Found:
         asked = ByteRange(0, self.policy.probe_bytes)
         self._counters.probe_requests += 1
         if known is not None:
@@ -156,7 +190,7 @@ class Remote:
             url=location.url,
             headers=changed_headers(known.validator) if known is not None else {},
             byte_range=asked,
-            stall_s=self.policy.stall_s,
+            stall_s=min(stall_s, self.policy.stall_s),
             total_s=max(total_s, 0.1),
         )
         try:

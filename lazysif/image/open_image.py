@@ -107,6 +107,17 @@ class OpenImage:
             raise
         return self._joined(blocks, found, ByteRange(offset, stop))
 
+    async def read_cached(self, offset: int, size: int) -> Buffer | None:
+        """As `read`, of what memory and disk have; None if a block is missing. Asks nobody."""
+        now = self.read_now(offset, size)
+        if now is not None:
+            return now
+        blocks = span(self.block_map, offset, size)
+        found = await self._from_cache(blocks)
+        if len(found) < len(blocks):
+            return None
+        return self._joined(blocks, found, ByteRange(offset, min(offset + size, self.image.size_bytes)))
+
     def _joined(self, blocks: range, found: dict[int, Buffer], asked: ByteRange) -> Buffer:
         pieces = []
         for index in blocks:
@@ -246,7 +257,7 @@ class OpenImage:
         """Start what is missing of a range in the background; returns the flights started."""
         blocks = span(self.block_map, wanted.start, wanted.length)
         missing = [i for i in blocks if self._is_missing(i)]
-        if not missing or not self.image.ranges:
+        if not missing or not self.image.ranges or self._fetcher.contact.offline:
             return []
         self._counters.readahead_blocks += len(missing)
         return list(self._start(missing, demand=False).values())

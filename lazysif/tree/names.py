@@ -7,7 +7,7 @@ cancellation to the others who wait for the same name.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -22,6 +22,14 @@ from lazysif.tree.state import StateStore
 log = logging.getLogger(__name__)
 
 _MAX_NAMES = 100_000
+_MAX_MISSES = 10_000
+"""Names that are missing or fail are kept apart, so that a storm of them drives no name out that means something."""
+_MAX_LISTINGS = 256
+_PROOFS = 64
+"""So many missing names in a row that a listing lacks too, and it is believed for the rest of its time: a storm of
+stats then asks nobody. One name that it lacks and that exists, and it never is."""
+_OLD_LISTING_S = 0.5
+"""How long an origin that has been silent for a second keeps `ls` waiting where an older listing is at hand."""
 _ERROR_S = 1.0
 """How long a failed look-up is repeated without asking: a storm of stats costs one request a second."""
 
@@ -41,6 +49,16 @@ Key = tuple[str, str]
 class _Known:
     answer: Meaning | LazysifError
     until: float
+
+
+@dataclass(slots=True)
+class _Listed:
+    """A listing that was given; `proofs` counts the missing names that it lacks, -1 once it lacked another."""
+
+    until: float
+    entries: tuple[DirectoryEntry, ...] | None
+    names: frozenset[str]
+    proofs: int = 0
 
 
 class _Listing:
@@ -74,7 +92,9 @@ class Names:
         self._known: OrderedDict[Key, _Known] = OrderedDict()
         self._underway: dict[Key, _Resolution] = {}
         self._listing: dict[Key, _Listing] = {}
-        self._listings: OrderedDict[Key, tuple[float, tuple[DirectoryEntry, ...] | None]] = OrderedDict()
+        self._misses: OrderedDict[Key, _Known] = OrderedDict()
+        self._listings: OrderedDict[Key, _Listed] = OrderedDict()
+        self._misses_of: Counter[Key] = Counter()
 
     async def resolve(self, remote: Remote, path: str) -> Meaning:
         """What `path` below a remote means now, or meant at most `revalidate_s` ago.
@@ -83,9 +103,11 @@ class Names:
             NoSuchEntry, AccessDenied, SourceError: remembered for a short while, too.
         """
         key = (remote.name, path)
-        known = self._known.get(key)
+        known = self._known.get(key) or self._misses.get(key)
         if known is not None and known.until > trio.current_time():
             answer = known.answer
+        elif key not in self._known and self._listed_as_missing(key):
+            raise NoSuchEntry("the origin's listing has no such name")
         else:
             resolution = self._underway.get(key)
             if resolution is None:
@@ -105,6 +127,7 @@ class Names:
         try:
             resolution.answer, valid_s = await self._ask(remote, path)
             self._believe(key, resolution.answer, valid_s)
+            self._judge_listing(remote, path, resolution.answer)
         except Exception:
             log.exception(
                 "look-up of %s in %s failed in an unexpected way", path, remote.name or "the remote"
@@ -122,7 +145,8 @@ class Names:
         except (NoSuchEntry, AccessDenied) as error:
             if before is not None:
                 await self._forget(remote, path)
-            if await self._implies_directory(remote, path):
+            asked = isinstance(error, AccessDenied) and error.asks_credentials
+            if not asked and await self._implies_directory(remote, path):
                 return await self._directory(remote, path), policy.revalidate_s
             return error, policy.negative_s if isinstance(error, NoSuchEntry) else max(
                 policy.negative_s, _ERROR_S
@@ -186,25 +210,44 @@ class Names:
     async def listing(self, remote: Remote, path: str) -> tuple[DirectoryEntry, ...] | None:
         """The origin's listing of a directory, at most `revalidate_s` old; None where it gives none."""
         key = (remote.name, path)
-        until, entries = self._listings.get(key, (0.0, None))
-        if until > trio.current_time():
-            return entries
+        listed = self._listings.get(key)
+        if listed is not None and listed.until > trio.current_time():
+            return listed.entries
+        listing = self._start_listing(remote, path)
+        if listed is not None and remote.contact.doubtful:
+            with trio.move_on_after(_OLD_LISTING_S):
+                await listing.done.wait()
+            if not listing.done.is_set():
+                return listed.entries
+        await listing.done.wait()
+        if isinstance(listing.answer, LazysifError):
+            if listed is not None and listing.answer.temporary:
+                return listed.entries
+            raise listing.answer.with_traceback(None)
+        return listing.answer
+
+    def _start_listing(self, remote: Remote, path: str) -> _Listing:
+        """The listing that is under way, or a new one."""
+        key = (remote.name, path)
         listing = self._listing.get(key)
         if listing is None:
             listing = self._listing[key] = _Listing()
+            self._misses_of.pop(key, None)
             self._nursery.start_soon(self._list, remote, path, listing, name=f"list {remote.name}/{path}")
-        await listing.done.wait()
-        if isinstance(listing.answer, LazysifError):
-            raise listing.answer.with_traceback(None)
-        return listing.answer
+        return listing
 
     async def _list(self, remote: Remote, path: str, listing: _Listing) -> None:
         key = (remote.name, path)
         listing.answer = SourceError("the listing was broken off")
         try:
             listing.answer = await remote.list(path)
-            self._listings[key] = (trio.current_time() + remote.policy.revalidate_s, listing.answer)
-            while len(self._listings) > 256:
+            entries = listing.answer
+            names = frozenset(entry.name for entry in entries or ())
+            hides = not names.issuperset(self.resolved_below(remote.name, path))
+            until = trio.current_time() + remote.policy.revalidate_s
+            self._listings[key] = _Listed(until, entries, names, proofs=-1 if hides else 0)
+            self._listings.move_to_end(key)
+            while len(self._listings) > _MAX_LISTINGS:
                 self._listings.popitem(last=False)
         except LazysifError as error:
             listing.answer = error
@@ -215,6 +258,38 @@ class Names:
         finally:
             del self._listing[key]
             listing.done.set()
+
+    def _listed_as_missing(self, key: Key) -> bool:
+        """Whether the parent's listing is fresh, lacks the name, and has proved to be whole."""
+        directory, _, name = key[1].rpartition("/")
+        listed = self._listings.get((key[0], directory))
+        return (
+            listed is not None
+            and listed.proofs >= _PROOFS
+            and listed.until > trio.current_time()
+            and name not in listed.names
+        )
+
+    def _judge_listing(self, remote: Remote, path: str, answer: Meaning | LazysifError) -> None:
+        """Compare what the origin said of a name with its listing; after many missing names, ask for one."""
+        directory, _, name = path.rpartition("/")
+        key = (remote.name, directory)
+        listed = self._listings.get(key)
+        if listed is None or listed.until <= trio.current_time():
+            if isinstance(answer, NoSuchEntry):
+                if len(self._misses_of) > _MAX_LISTINGS:
+                    self._misses_of.clear()
+                self._misses_of[key] += 1
+                if self._misses_of[key] >= _PROOFS:
+                    del self._misses_of[key]
+                    self._start_listing(remote, directory)
+            return
+        if listed.entries is None or name in listed.names or listed.proofs < 0:
+            return
+        if isinstance(answer, NoSuchEntry):
+            listed.proofs += 1
+        elif isinstance(answer, Meaning):
+            listed.proofs = -1
 
     def resolved_below(self, remote: str, directory: str) -> dict[str, Meaning]:
         """Names of this directory that were resolved lately, by their last component."""
@@ -235,7 +310,17 @@ class Names:
             known.until = 0.0
 
     def _believe(self, key: Key, answer: Meaning | LazysifError, valid_s: float) -> None:
-        self._known[key] = _Known(answer, trio.current_time() + valid_s)
-        self._known.move_to_end(key)
-        while len(self._known) > _MAX_NAMES:
-            self._known.popitem(last=False)
+        known = _Known(answer, trio.current_time() + valid_s)
+        if isinstance(answer, Meaning):
+            self._misses.pop(key, None)
+            _keep_latest(self._known, key, known, _MAX_NAMES)
+        else:
+            self._known.pop(key, None)
+            _keep_latest(self._misses, key, known, _MAX_MISSES)
+
+
+def _keep_latest(table: OrderedDict[Key, _Known], key: Key, known: _Known, most: int) -> None:
+    table[key] = known
+    table.move_to_end(key)
+    while len(table) > most:
+        table.popitem(last=False)

@@ -7,6 +7,7 @@ file handle is its inode number, so that reads need nothing that was made at ope
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
@@ -26,7 +27,7 @@ from lazysif.errors import (
 from lazysif.fetch.remote import FoundImage, Remote
 from lazysif.image.open_image import OpenImage
 from lazysif.model import Buffer, EntryKind, Image, InodeNumber
-from lazysif.telemetry import Counters
+from lazysif.telemetry import Counters, InHand
 from lazysif.tree.attributes import Attributes, ListedEntry, directory_mode
 from lazysif.tree.names import Meaning, Names
 from lazysif.tree.open_images import OpenImages
@@ -72,6 +73,7 @@ class Tree:
         self._remote_numbers: dict[str, InodeNumber] = {}
         self._reading: dict[InodeNumber, OpenImage] = {}
         self._waiting_reads = 0
+        self.in_hand = InHand()
         self._lookup_timeout_s = lookup_timeout_s
         self._read_timeout_s = read_timeout_s
         self._whole_file_timeout_s = whole_file_timeout_s
@@ -89,7 +91,7 @@ class Tree:
         if name is None:
             raise NoSuchEntry("a name that no image can have")
         try:
-            attributes = await self._in_time(self._lookup, parent, name)
+            attributes = await self._in_time("lookup", self._lookup, parent, name)
         except LazysifError as error:
             error.about(image=self._shown(parent, name))
             raise
@@ -115,7 +117,7 @@ class Tree:
         number = self._remote_numbers.get(name)
         if number is None:
             number = await trio.to_thread.run_sync(
-                self._state.remember_directory, name, "", limiter=self._threads
+                self._state.remember_directory, name, "", abandon_on_cancel=True, limiter=self._threads
             )
             self._remote_numbers[name] = number
         return self._attributes(Meaning(number, None), name, "")
@@ -126,7 +128,9 @@ class Tree:
             return "", ""
         known = self._directories.get(number)
         if known is None:
-            known = await trio.to_thread.run_sync(self._state.directory_of, number, limiter=self._threads)
+            known = await trio.to_thread.run_sync(
+                self._state.directory_of, number, abandon_on_cancel=True, limiter=self._threads
+            )
             if known is None or known[0] not in self._remotes:
                 raise StaleInode("a directory that this mount does not know")
             self._directories[number] = known
@@ -170,7 +174,7 @@ class Tree:
             return self._directory_attributes(number, "")
         meaning = self._nodes.get(number)
         if meaning is None:
-            meaning = await self._restore(number)
+            meaning = await self._in_time("getattr", self._restore, number)
         if meaning.image is None:
             remote, path = await self._directory(number)
             return self._attributes(meaning, remote, path)
@@ -178,7 +182,9 @@ class Tree:
 
     async def _restore(self, number: InodeNumber) -> Meaning:
         """What a number meant that a predecessor gave out."""
-        image = await trio.to_thread.run_sync(self._state.image_of, number, limiter=self._threads)
+        image = await trio.to_thread.run_sync(
+            self._state.image_of, number, abandon_on_cancel=True, limiter=self._threads
+        )
         if image is not None and image.remote in self._remotes:
             meaning = Meaning(number, await self._remotes[image.remote].relocate(image))
         else:
@@ -205,7 +211,7 @@ class Tree:
         Raises:
             StaleInode, AccessDenied, SourceError, DeadlineExceeded.
         """
-        return await self._in_time(self._list, number)
+        return await self._in_time("readdir", self._list, number)
 
     async def _list(self, number: InodeNumber) -> list[ListedEntry]:
         remote_name, directory = await self._directory(number)
@@ -256,12 +262,12 @@ class Tree:
 
     async def open(self, number: InodeNumber) -> None:
         """Count a handle of an image. Raises: StaleInode."""
-        image = await self._image(number)
-        self._reading[number] = await self._images.open(image)
+        image = await self._in_time("open", self._image, number)
+        self._reading[number] = await self._in_time("open", self._images.open, image)
 
     async def release(self, number: InodeNumber) -> None:
         """A handle is closed."""
-        image = await self._image(number)
+        image = await self._in_time("release", self._image, number)
         self._images.release(image)
         if not self._images.handles(image.id):
             self._reading.pop(number, None)
@@ -290,11 +296,12 @@ class Tree:
         self._counters.read_requests += 1
         opened = self._reading.get(number)
         if opened is None:
-            opened = self._reading[number] = await self._images.get(await self._image(number))
+            opened = await self._in_time("read", self._reopen, number)
         if self._waiting_reads >= _MAX_WAITING_READS:
-            raise SourceUnavailable("too many reads wait for the origin", image=opened.image.name)
+            return await self._read_cached(opened, offset, size)
         timeout_s = self._read_timeout_s if opened.image.ranges else self._whole_file_timeout_s
         self._waiting_reads += 1
+        mark = self.in_hand.enter("read", time.monotonic())
         try:
             with trio.fail_after(timeout_s):
                 data = await opened.read(offset, size)
@@ -312,8 +319,31 @@ class Tree:
             raise
         finally:
             self._waiting_reads -= 1
+            self.in_hand.leave(mark)
         self._counters.served_bytes += len(data)
         return data
+
+    async def _reopen(self, number: InodeNumber) -> OpenImage:
+        """The image of a handle that a predecessor gave out."""
+        opened = self._reading[number] = await self._images.get(await self._image(number))
+        return opened
+
+    async def _read_cached(self, opened: OpenImage, offset: int, size: int) -> Buffer:
+        """A read while too many wait: what is cached is served, the rest is refused and not queued."""
+        data = await self._in_time("read", opened.read_cached, offset, size)
+        if data is None:
+            raise SourceUnavailable(
+                "too many reads wait for the origin",
+                image=opened.image.name,
+                origin=opened.image.location.origin,
+            )
+        self._counters.served_bytes += len(data)
+        return data
+
+    @property
+    def waiting_reads(self) -> int:
+        """Reads that are not answered from memory, under way now."""
+        return self._waiting_reads
 
     async def _keep(self, found: FoundImage) -> None:
         opened = await self._images.get(found.image)
@@ -323,10 +353,12 @@ class Tree:
         """What `getfattr` shows of an image; {} for a directory (design section 10)."""
         if number == ROOT_INODE:
             return {}
-        meaning = self._nodes.get(number) or await self._restore(number)
+        meaning = self._nodes.get(number)
+        if meaning is None:
+            meaning = await self._in_time("getxattr", self._restore, number)
         if meaning.image is None:
             return {}
-        opened = await self._images.get(meaning.image)
+        opened = await self._in_time("getxattr", self._images.get, meaning.image)
         image = opened.image
         percent = 100.0 * opened.cached_bytes() / image.size_bytes if image.size_bytes else 100.0
         return {
@@ -338,9 +370,12 @@ class Tree:
 
     # --- deadlines --------------------------------------------------------------------------------
 
-    async def _in_time(self, work: Callable[..., Awaitable[_T]], *arguments: object) -> _T:
+    async def _in_time(self, kind: str, work: Callable[..., Awaitable[_T]], *arguments: object) -> _T:
+        mark = self.in_hand.enter(kind, time.monotonic())
         try:
             with trio.fail_after(self._lookup_timeout_s):
                 return await work(*arguments)
         except trio.TooSlowError:
             raise DeadlineExceeded(f"no answer within {self._lookup_timeout_s:g} s") from None
+        finally:
+            self.in_hand.leave(mark)

@@ -74,6 +74,8 @@ def test_a_violation_breaks_its_contract(copy, module, line, contract, evidence)
 # --- metrics -------------------------------------------------------------------------------------
 
 STATUS = {
+    "requests": {"in_hand": {"read": 2}, "oldest_s": 1.5, "waiting_reads": 2},
+    "remotes": [{"name": "bio", "offline_since": "2026-01-01T00:00:00+00:00", "last_error": "no connection"}],
     "counters": {field.name: i for i, field in enumerate(dataclasses.fields(Counters))},
     "cache": {"used_bytes": 5, "limit_bytes": 6, "free_bytes": 7, "state": "normal"},
     "images": [{"open_handles": 2}, {"open_handles": 3}],

@@ -13,6 +13,7 @@ import trio
 
 from lazysif.cache.block_cache import BlockCache, CacheSettings
 from lazysif.core.identity import ROOT_INODE
+from lazysif.fetch.contact import Contact, WatchedTransport
 from lazysif.fetch.fetcher import Fetcher, FetchLimits
 from lazysif.fetch.flights import FlightTable
 from lazysif.fetch.remote import Remote, RemotePolicy
@@ -64,7 +65,9 @@ def make_remote(
     policy: RemotePolicy = QUICK,
     limits: FetchLimits | None = None,
 ) -> Remote:
-    fetcher = Fetcher(nursery, transport, flights, limits or FetchLimits(stall_s=0.05), counters)
+    contact = Contact(name)
+    transport = WatchedTransport(transport, contact)
+    fetcher = Fetcher(nursery, transport, flights, limits or FetchLimits(stall_s=0.05), counters, contact)
     registry = HttpRegistry(BASE, transport, "auto" if policy.listing else "off")
     return Remote(name, registry, transport, fetcher, policy, counters)
 
