@@ -16,6 +16,7 @@ checkpoints nothing is half done. Which task does what:
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -125,6 +126,7 @@ class BlockCache:
         self._scope = trio.CancelScope()
         self._free_bytes = 0
         self._suspect: object = None
+        self._repairs: deque[tuple[Callable[[FrameStore], None], trio.Event]] = deque()
 
     def __repr__(self) -> str:
         return f"<BlockCache {self.settings.directory} {self._health.state} {self._memory!r} {self._queue!r}>"
@@ -274,6 +276,29 @@ class BlockCache:
             if not self._queue.pin(digest):
                 self._uses[digest] = True
 
+    # --- what a check needs -------------------------------------------------------------------------
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the disk takes writes, and the service runs."""
+        return self._started and not self._closing and self._health.may_write
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for the disk's frames."""
+        return bool(self._loads)
+
+    def waits(self, digest: Digest) -> bool:
+        """Whether a frame is about to be written; may be called from any thread."""
+        return self._queue.get(digest) is not None
+
+    async def repair(self, call: Callable[[FrameStore], None]) -> None:
+        """Have a call made in the writer thread between two batches; its failure is noted as the disk's."""
+        done = trio.Event()
+        self._repairs.append((call, done))
+        self._wake.set()
+        await done.wait()
+
     # --- life -------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -340,6 +365,7 @@ class BlockCache:
                 await self._probe()
             if self._health.may_write:
                 await self._write_batch(flush_all=self._closing or now >= next_tick)
+            await self._repair_some()
             if now >= next_tick:
                 next_tick = trio.current_time() + self.settings.tick_s
             if self._closing and (not self._queue.waiting or not self._health.may_write):
@@ -400,6 +426,14 @@ class BlockCache:
         self._free_bytes = report.free_bytes
         self._counters.frames_evicted += report.evicted
         self._counters.cache_dropped_writes += report.skipped
+
+    async def _repair_some(self) -> None:
+        """With a sick disk, or at the end, they are let go of undone: the next check finds the same again."""
+        while self._repairs:
+            call, done = self._repairs.popleft()
+            if self.healthy:
+                await self._guarded(partial(call, self._store), self.settings.write_timeout_s)
+            done.set()
 
     async def _flush_tables(self) -> None:
         jobs = self.tables.take_dirty()

@@ -20,7 +20,7 @@ import os
 import re
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -36,13 +36,14 @@ UNUSED_S = 90 * 86400.0
 """A table not opened for this long is deleted: long after its frames were evicted on any busy node."""
 MAGIC = b"LZSTBL\0\x01"
 RECORD_BYTES = 40
-_DIGEST_BYTES = 32
+DIGEST_BYTES = 32
 _HEADER = struct.Struct("<8sQ16s")
 _INDEX = struct.Struct("<Q")
 _EMPTY = bytes(RECORD_BYTES)
 _UNKNOWN, _CLAIMED, _PROVEN = 0, 1, 2
 _CLAIMS = bytes([_UNKNOWN]) + bytes([_CLAIMED]) * 255
 _IMAGE_ID = re.compile(r"[0-9a-f]{32}")
+_FILE_NAME = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]{0,11})\.table")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class BlockTable:
         self._on_dirty = on_dirty
         self._fresh = records is None
         self._records = records if records is not None else bytearray(count * RECORD_BYTES)
-        self._state = bytearray(self._records[_DIGEST_BYTES::RECORD_BYTES].translate(_CLAIMS))
+        self._state = bytearray(self._records[DIGEST_BYTES::RECORD_BYTES].translate(_CLAIMS))
         self._known = count - self._state.count(_UNKNOWN)
         self._dirty: set[int] = set()
 
@@ -112,12 +113,12 @@ class BlockTable:
             raise IndexError(index)
         start = index * RECORD_BYTES
         if self._state[index] == _PROVEN:
-            return Digest(bytes(self._records[start : start + _DIGEST_BYTES]))
+            return Digest(bytes(self._records[start : start + DIGEST_BYTES]))
         record = bytes(self._records[start : start + RECORD_BYTES])
         if record == _EMPTY:
             return None
-        digest = Digest(record[:_DIGEST_BYTES])
-        if record[_DIGEST_BYTES:] != self._binding(index, digest):
+        digest = Digest(record[:DIGEST_BYTES])
+        if record[DIGEST_BYTES:] != self._binding(index, digest):
             self._counters.table_records_refused += 1
             self.forget(index)
             return None
@@ -134,7 +135,7 @@ class BlockTable:
         """
         if not 0 <= index < self.count:
             raise IndexError(index)
-        if len(digest) != _DIGEST_BYTES:
+        if len(digest) != DIGEST_BYTES:
             raise ValueError("a digest has 32 bytes")
         if self._state[index] == _PROVEN and self.get(index) == digest:
             return
@@ -173,6 +174,18 @@ class BlockTable:
             self._dirty.update(range(start, start + len(records) // RECORD_BYTES))
         self._on_dirty(self)
 
+    def set_again(self, index: int) -> None:
+        """Have a block's record written anew: another one lies in its place."""
+        if not self._dirty:
+            self._on_dirty(self)
+        self._dirty.add(index)
+
+    def rewrite(self) -> None:
+        """Have the whole file written anew: what lies there cannot be believed."""
+        self._fresh = True
+        self._dirty.update(self.known_indices())
+        self._on_dirty(self)
+
     def _put(self, index: int, record: bytes, state: int) -> None:
         start = index * RECORD_BYTES
         self._records[start : start + RECORD_BYTES] = record
@@ -183,8 +196,7 @@ class BlockTable:
         self._dirty.add(index)
 
     def _binding(self, index: int, digest: Digest) -> bytes:
-        check = blake3(self._image + _INDEX.pack(index) + digest).digest(8)
-        return bytes([check[0] | 1]) + check[1:]
+        return binding(self._image, index, digest)
 
     def _header(self) -> bytes:
         return _header(self.image_id, self.count)
@@ -306,6 +318,57 @@ def read_records(path: Path, image_id: ImageId, count: int) -> bytearray | None:
     except OSError:
         return None
     return records if filled == len(records) else None
+
+
+def parse_name(name: str) -> tuple[ImageId, int] | None:
+    """Image id and count of a table's file; None for the name of something else."""
+    match = _FILE_NAME.fullmatch(name)
+    return (ImageId(match[1]), int(match[2])) if match else None
+
+
+def open_table(path: Path, image_id: ImageId, count: int) -> int | None:
+    """A descriptor of a table's file, or None where its header or size are not as they must be.
+
+    Unlike `read_records` it does not count as a use.
+
+    Raises:
+        OSError: the disk refused, or it is not a file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        size = RECORD_BYTES * (1 + count)
+        sound = os.fstat(fd).st_size == size and os.pread(fd, RECORD_BYTES, 0) == _header(image_id, count)
+    except BaseException:
+        os.close(fd)
+        raise
+    if sound:
+        return fd
+    os.close(fd)
+    return None
+
+
+def strike_records(path: Path, records: Iterable[tuple[int, bytes]]) -> int:
+    """Make records unknown that still say what they said; returns how many. Blocking.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    struck = 0
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for index, record in records:
+            if os.pread(fd, RECORD_BYTES, (1 + index) * RECORD_BYTES) == record:
+                _write_at(fd, _EMPTY, (1 + index) * RECORD_BYTES)
+                struck += 1
+    finally:
+        os.close(fd)
+    return struck
+
+
+def binding(image: bytes, index: int, digest: bytes) -> bytes:
+    """What makes a record believable in its own place only."""
+    check = blake3(image + _INDEX.pack(index) + digest).digest(8)
+    return bytes([check[0] | 1]) + check[1:]
 
 
 def write_job(job: TableJob) -> bool:

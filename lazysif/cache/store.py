@@ -52,7 +52,7 @@ _PAGE = 4096
 _FOLDERS = 16
 """Directories of value files. ext4 spreads directories over the disk: the first 1,024 files of 128 KiB
 took 30 to 130 µs each to create in 16 directories, and 430 to 520 µs in 256."""
-_VALUE_FILE = re.compile(r"[0-9a-f]/[0-9a-f]{32}\.val")
+VALUE_FILE = re.compile(r"[0-9a-f]/[0-9a-f]{32}\.val")
 _SETTINGS = {
     "statistics": 0,
     "tag_index": 0,
@@ -135,7 +135,7 @@ class FrameDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         return -(-len(value) // _PAGE) * _PAGE, MODE_BINARY, filename, None
 
     def fetch(self, mode: object, filename: object, value: object, read: bool) -> bytes:
-        if mode != MODE_BINARY or type(filename) is not str or not _VALUE_FILE.fullmatch(filename):
+        if mode != MODE_BINARY or type(filename) is not str or not VALUE_FILE.fullmatch(filename):
             raise DamagedFrame("a row that this store did not write")
         try:
             return read_file(os.path.join(self._directory, filename))
@@ -145,7 +145,7 @@ class FrameDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
             raise _Unreadable(error) from error
 
     def remove(self, file_path: object) -> None:
-        if type(file_path) is str and _VALUE_FILE.fullmatch(file_path):
+        if type(file_path) is str and VALUE_FILE.fullmatch(file_path):
             try:
                 os.unlink(os.path.join(self._directory, file_path))
             except OSError:
@@ -155,7 +155,7 @@ class FrameDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         """True where a value file of ours lies there."""
         return (
             type(filename) is str
-            and _VALUE_FILE.fullmatch(filename) is not None
+            and VALUE_FILE.fullmatch(filename) is not None
             and os.path.exists(os.path.join(self._directory, filename))
         )
 
@@ -254,6 +254,77 @@ class FrameStore:
             self.disconnect()
             self._set_aside(ValueError("a reader found it damaged"))
             self.open()
+
+    def claim(self) -> None:
+        """Check and lock the directory, and leave alone what lies in it.
+
+        Raises:
+            LocalDirectoryError: the directory is not ours, not private, or another daemon's.
+            OSError: the disk is sick.
+        """
+        prepare_directory(self.directory)
+        self._lock.acquire()
+
+    def begin_anew(self, why: str) -> None:
+        """Set the database aside, whatever this connection thinks of it. Raises: StoreTrouble."""
+        self.disconnect()
+        self._set_aside(ValueError(why))
+        self.open()
+
+    def strike_rows(self, rows: Iterable[tuple[int, bytes | None]]) -> int:
+        """Delete rows by number, where they name the file that they named; returns how many there were.
+
+        Unlike `delete_many` it reaches rows whose key no caller can ask for. Raises: StoreTrouble.
+        """
+        batch = list(rows)
+
+        def strike(cache: diskcache.Cache) -> int:
+            statement = "DELETE FROM Cache WHERE rowid = ? AND CAST(filename AS BLOB) IS ?"
+            with cache.transact():
+                struck = [name for number, name in batch if cache._sql(statement, (number, name)).rowcount]
+            for name in struck:
+                cache.disk.remove(name.decode("utf-8", "replace") if name is not None else None)
+            return len(struck)
+
+        return self._write(strike)
+
+    def correct_sizes(self, rows: Iterable[tuple[int, bytes, int]]) -> None:
+        """Set what rows say that their files occupy. Raises: StoreTrouble."""
+        batch = [(size, number, name) for number, name, size in rows]
+
+        def correct(cache: diskcache.Cache) -> None:
+            statement = "UPDATE Cache SET size = ? WHERE rowid = ? AND CAST(filename AS BLOB) IS ?"
+            with cache.transact():
+                for row in batch:
+                    cache._sql(statement, row)
+
+        self._write(correct)
+
+    def recount(self) -> None:
+        """Set the sums that diskcache's triggers keep to what the rows add up to. Raises: StoreTrouble."""
+
+        def recount(cache: diskcache.Cache) -> None:
+            with cache.transact():
+                (sums,) = cache._sql("SELECT COALESCE(SUM(size), 0), COUNT(*) FROM Cache").fetchall()
+                for row in zip(("size", "count"), sums, strict=True):
+                    cache._sql("INSERT OR REPLACE INTO Settings VALUES (?, ?)", row)
+
+        self._write(recount)
+
+    def remove_orphans(self, filenames: Iterable[str]) -> int:
+        """Remove value files that no row names; returns how many. Raises: StoreTrouble."""
+        by_first: dict[int, set[str]] = {}
+        for filename in filenames:
+            by_first.setdefault(int(filename[2:4], 16), set()).add(filename)
+
+        def remove(cache: diskcache.Cache) -> int:
+            for first, names in by_first.items():
+                names -= {filename for _, filename in _rows(cache, first)}
+                for filename in names:
+                    cache.disk.remove(filename)
+            return sum(map(len, by_first.values()))
+
+        return self._write(remove)
 
     def disconnect(self) -> None:
         """Close the writer's connection: a failed one may be left inside a transaction."""
@@ -481,11 +552,7 @@ class FrameStore:
         for first in range(number * _FOLDERS, (number + 1) * _FOLDERS):
             assert self._cache is not None
             disk = self._cache.disk
-            rows = self._cache._sql(
-                "SELECT key, filename FROM Cache WHERE key >= ? AND key < ? AND raw = 1",
-                (bytes([first]), bytes([first + 1]) if first < 255 else b"\xff" * 64),
-            ).fetchall()
-            named = {filename: key for key, filename in rows}
+            named = {filename: key for key, filename in _rows(self._cache, first)}
             listed = {f"{number:x}/{name}" for name in files if name.startswith(f"{first:02x}")}
             for filename in listed - named.keys():
                 disk.remove(filename)
@@ -498,6 +565,15 @@ class FrameStore:
 
 def _lifetime(pinned: bool) -> float:
     return HORIZON_S + PINNED_S if pinned else HORIZON_S
+
+
+def _rows(cache: diskcache.Cache, first: int) -> list[tuple[bytes, str]]:
+    """Key and file of all rows whose key begins with the byte `first`."""
+    found: list[tuple[bytes, str]] = cache._sql(
+        "SELECT key, filename FROM Cache WHERE key >= ? AND key < ? AND raw = 1",
+        (bytes([first]), bytes([first + 1]) if first < 255 else b"\xff" * 64),
+    ).fetchall()
+    return found
 
 
 def _threshold(cache: diskcache.Cache, free_bytes: int) -> float:

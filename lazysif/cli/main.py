@@ -10,6 +10,7 @@ from lazysif import __version__
 from lazysif.cli.bugreport import bugreport_command
 from lazysif.cli.config import config_group
 from lazysif.cli.doctor import doctor_command
+from lazysif.cli.fsck import fsck_command
 from lazysif.cli.mount import mount_command
 from lazysif.cli.status import status_command
 from lazysif.cli.umount import umount_command
@@ -34,6 +35,7 @@ cli.add_command(mount_command)
 cli.add_command(umount_command)
 cli.add_command(upgrade_command)
 cli.add_command(status_command)
+cli.add_command(fsck_command)
 cli.add_command(doctor_command)
 cli.add_command(bugreport_command)
 cli.add_command(config_group)

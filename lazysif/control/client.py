@@ -22,21 +22,28 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def fetch(path: Path, target: str) -> bytes:
-    """GET `target` of the daemon at this socket.
+class Refused(Exception):
+    """The daemon does not do what a verb asked for; the text says why."""
+
+
+def fetch(path: Path, target: str, method: str = "GET") -> bytes:
+    """Ask the daemon at this socket for `target`.
 
     Raises:
-        OSError: nobody listens there, or no answer in 5 s.
+        Refused: it refuses the verb.
+        OSError: nobody listens there, no answer in 5 s, or a daemon that does not know `target`.
     """
     connection = _UnixConnection(path)
     try:
-        connection.request("GET", target)
+        connection.request(method, target)
         answer = connection.getresponse()
         body = answer.read()
     except http.client.HTTPException as error:
         raise OSError(f"not a lazysif control socket: {error}") from error
     finally:
         connection.close()
+    if answer.status == 409:
+        raise Refused(json.loads(body)["error"])
     if answer.status != 200:
         raise OSError(f"the daemon answered {answer.status}")
     return body
@@ -44,10 +51,15 @@ def fetch(path: Path, target: str) -> bytes:
 
 def fetch_status(path: Path) -> dict[str, Any]:
     """The status document. Raises: OSError."""
+    return fetch_document(path, "/status")
+
+
+def fetch_document(path: Path, target: str, method: str = "GET") -> dict[str, Any]:
+    """A document. Raises: Refused, OSError."""
     try:
-        document = json.loads(fetch(path, "/status"))
+        document = json.loads(fetch(path, target, method))
     except ValueError as error:
-        raise OSError(f"not a status document: {error}") from error
+        raise OSError(f"not a document: {error}") from error
     if not isinstance(document, dict):
-        raise OSError("not a status document")
+        raise OSError("not a document")
     return document

@@ -1,7 +1,12 @@
-"""The control socket: status as JSON and Prometheus metrics, over HTTP on a Unix socket.
+"""The control socket: status as JSON, Prometheus metrics and verbs, over HTTP on a Unix socket.
 
 waitress serves it from threads of its own, so that it answers while the trio thread is busy or the mount is stuck;
 what it shows is read without locks from plain values.
+
+A GET shows something, a POST is a verb that changes something, and both answer at once. Who may: the daemon's user
+and root, and nobody else. waitress does not show whose connection it is (SO_PEERCRED), so the file system is the
+check: the socket has mode 0600 and lies in a directory of mode 0700 (`address.make_runtime_directory`). Anything
+that listens elsewhere must offer no verbs.
 """
 
 from __future__ import annotations
@@ -9,26 +14,42 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import waitress
 
+from lazysif.errors import LazysifError
+
 log = logging.getLogger(__name__)
 
+_JSON, _TEXT = "application/json", "text/plain"
 Status = dict[str, Any]
+Verb = Callable[[Mapping[str, str]], Status]
+"""Gets the query's parameters and answers with a document; raises `LazysifError` where it refuses (409)."""
 
 
 class ControlServer:
     """Args:
     path: of the socket; only its owner may connect.
-    status: makes the document of `GET /status`; called on a thread of the server.
+    status: makes the document of `GET /status`; called on a thread of the server, as are the others.
+    views: documents of further GETs, by path.
+    verbs: what a POST does, by path.
     """
 
-    def __init__(self, path: Path, status: Callable[[], Status]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        status: Callable[[], Status],
+        views: Mapping[str, Callable[[], Status]] | None = None,
+        verbs: Mapping[str, Verb] | None = None,
+    ) -> None:
         self._path = path
         self._status = status
+        self._views = {"/status": status, **(views or {})}
+        self._verbs = dict(verbs or {})
         self._server = waitress.create_server(
             self._answer, unix_socket=str(path), unix_socket_perms="600", threads=2, ident="lazysif"
         )
@@ -43,18 +64,27 @@ class ControlServer:
         self._path.unlink(missing_ok=True)
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] != "GET":
-            start_response("405 Method Not Allowed", [("Content-Type", "text/plain")])
-            return [b"only GET\n"]
-        match environ.get("PATH_INFO", ""):
-            case "/status":
-                start_response("200 OK", [("Content-Type", "application/json")])
-                return [json.dumps(self._status()).encode()]
-            case "/metrics":
-                from lazysif.control.metrics import CONTENT_TYPE, render  # 45 ms that only a scrape pays
+        status, kind, body = self._respond(
+            environ["REQUEST_METHOD"], environ.get("PATH_INFO", ""), environ.get("QUERY_STRING", "")
+        )
+        start_response(status, [("Content-Type", kind)])
+        return [body]
 
-                start_response("200 OK", [("Content-Type", CONTENT_TYPE)])
-                return [render(self._status())]
-            case _:
-                start_response("404 Not Found", [("Content-Type", "text/plain")])
-                return [b"there are /status and /metrics\n"]
+    def _respond(self, method: str, path: str, query: str) -> tuple[str, str, bytes]:
+        """Status line, content type and body."""
+        if method == "GET" and path in self._views:
+            return "200 OK", _JSON, json.dumps(self._views[path]()).encode()
+        if method == "GET" and path == "/metrics":
+            from lazysif.control.metrics import CONTENT_TYPE, render  # 45 ms that only a scrape pays
+
+            return "200 OK", CONTENT_TYPE, render(self._status())
+        if method == "POST" and path in self._verbs:
+            try:
+                return "200 OK", _JSON, json.dumps(self._verbs[path](dict(parse_qsl(query)))).encode()
+            except LazysifError as error:
+                return "409 Conflict", _JSON, json.dumps({"error": error.why, "hint": error.hint}).encode()
+        if method not in ("GET", "POST"):
+            return "405 Method Not Allowed", _TEXT, b"only GET and POST\n"
+        gets, posts = sorted([*self._views, "/metrics"]), sorted(self._verbs)
+        said = f"there are GET {', '.join(gets)}" + (f"; POST {', '.join(posts)}" if posts else "")
+        return "404 Not Found", _TEXT, f"{said}\n".encode()
