@@ -34,8 +34,12 @@ def umount_command(mountpoint: str, lazy: bool) -> int:
         raise MountError(f"cannot unmount {path}: {done.stderr.strip() or 'refused'}", hint=hint)
     if not processes:
         socket_path(path).unlink(missing_ok=True)  # left behind by a daemon that was killed
-    elif not lazy:
-        _wait_until_gone(processes)
+    elif not lazy and not _wait_until_gone(processes):
+        click.echo(
+            f"lazysif: {path} is unmounted; process {processes[0]} goes on for users of it elsewhere, "
+            "as in containers that were started meanwhile",
+            err=True,
+        )
     return 0
 
 
@@ -48,11 +52,14 @@ def _processes(path: str) -> list[int]:
         return []
 
 
-def _wait_until_gone(processes: list[int]) -> None:
+def _wait_until_gone(processes: list[int]) -> bool:
     """When they have ended the cache is written and its locks are free."""
     deadline = time.monotonic() + _GONE_S
-    while any(map(_runs, processes)) and time.monotonic() < deadline:
+    while any(map(_runs, processes)):
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.02)
+    return True
 
 
 def _runs(pid: int) -> bool:
