@@ -361,15 +361,18 @@ class BlockCache:
         next_tick = trio.current_time()
         while True:
             now = trio.current_time()
+            last = self._closing
             if self._health.probe_due(now):
                 await self._probe()
             if self._health.may_write:
-                await self._write_batch(flush_all=self._closing or now >= next_tick)
+                await self._write_batch(flush_all=last or now >= next_tick)
             await self._repair_some()
             if now >= next_tick:
                 next_tick = trio.current_time() + self.settings.tick_s
-            if self._closing and (not self._queue.waiting or not self._health.may_write):
+            if last and (not self._queue.waiting or not self._health.may_write):
                 return
+            if self._closing:
+                continue  # whoever closed during a batch has given it more to write than that batch took
             if not self._queue.waiting or not self._health.may_write:
                 with trio.move_on_at(next_tick):
                     await self._wake.wait()

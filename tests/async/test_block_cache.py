@@ -56,6 +56,24 @@ async def test_closing_writes_what_waits(tmp_path):
         assert (await cache.open_table(ImageId("a" * 32), 30)).get(7) == digests[7]
 
 
+async def test_closing_during_a_batch_writes_what_came_after_it_began(tmp_path):
+    async with running(tmp_path, tick_s=1000.0) as cache:
+        await fill(cache, [block(1)])
+        table = await cache.open_table(ImageId("a" * 32), 30)
+        gate = Gate(cache._store, "write_many")
+        cache.put(digest_of(block(2)), block(2))
+        await eventually(lambda: gate.calls == 1)
+        table.set(7, digest_of(block(2)))
+        cache._doomed.add(digest_of(block(1)))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cache.aclose)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            gate.open.set()
+    async with running(tmp_path) as cache:
+        assert set(await cache.load([digest_of(block(n)) for n in (1, 2)])) == {digest_of(block(2))}
+        assert (await cache.open_table(ImageId("a" * 32), 30)).get(7) == digest_of(block(2))
+
+
 async def test_two_loads_of_one_block_read_it_once(tmp_path):
     async with running(tmp_path) as cache:
         (digest,) = await fill(cache, [block(1)])
