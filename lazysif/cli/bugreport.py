@@ -14,12 +14,10 @@ from lazysif.errors import LazysifError
 
 @click.command("bugreport")
 @click.argument("arguments", nargs=-1, metavar="[SOURCE] [MOUNTPOINT]")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file with the remotes.")
+@click.option("--config", "config_file", type=Path, help="TOML file with the remotes.")
 @click.option("--cache-dir", help="Directory of the block cache.")
 @click.option("--state-dir", help="Directory of what must outlive the daemon; the log is there.")
-@click.option(
-    "--output", type=click.Path(path_type=Path), help="The file to write, a .tar.gz; must not exist."
-)
+@click.option("--output", type=Path, help="The file to write, a .tar.gz; must not exist.")
 def bugreport_command(
     arguments: tuple[str, ...],
     config_file: Path | None,

@@ -13,9 +13,10 @@ from lazysif.doctor.asked import Asked
 _COLOURS = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.PROBLEM: "bold red"}
 
 
+# type=Path and not click.Path, which asks the file system at once: the file may lie on a stuck mount
 @click.command("doctor")
 @click.argument("arguments", nargs=-1, metavar="[SOURCE] [MOUNTPOINT]")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file with the remotes.")
+@click.option("--config", "config_file", type=Path, help="TOML file with the remotes.")
 @click.option("--cache-dir", help="Directory of the block cache.")
 @click.option("--state-dir", help="Directory of what must outlive the daemon.")
 @click.option("--image", help="An image below the mountpoint, to try ranges with; else one out of a listing.")

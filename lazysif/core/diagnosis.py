@@ -353,7 +353,7 @@ def conf_values(text: str, key: str) -> list[str]:
     return [value for value in found if value and value.upper() != "NULL"]
 
 
-def apptainer(facts: ApptainerFacts | None, mountpoints: Sequence[str], as_root: bool) -> list[Finding]:
+def apptainer(facts: ApptainerFacts | None, mountpoints: Sequence[str]) -> list[Finding]:
     """Args: facts: None where neither Apptainer nor Singularity was found. mountpoints: to be reached by it."""
     if facts is None:
         return [note("Apptainer", "neither apptainer nor singularity found", "install it where jobs run")]

@@ -15,7 +15,8 @@ GONE = "[removed]"
 _SHORTEST_KNOWN = 4
 """A shorter one would take half of the text with it, and can be guessed anyway."""
 _WORDS = "password|passwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|credential|signature"
-_NAMES = rf"(?:[\w-]*(?:{_WORDS})[\w-]*|sig|auth|pwd|cookie|set-cookie)"
+# names of files that hold a secret are none: token_file
+_NAMES = rf"(?![\w-]*_file\b)(?:[\w-]*(?:{_WORDS})[\w-]*|sig|auth|pwd)"
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(
@@ -31,9 +32,10 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
         ),
         rf"\1\2{GONE}",
     ),
+    (re.compile(r"(?i)\b((?:set-)?cookie[\"']?\s*[:=,]\s*[\"']?)[^\"'\r\n]+"), rf"\1{GONE}"),
     # userinfo, and queries of URLs
     (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/@\"'<>]+@"), rf"\1{GONE}@"),
-    (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s?\"'<>]*)\?[^\s\"'<>)\]]+"), rf"\1?{GONE}"),
+    (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s?\"'<>]*)\?(?!\[removed)[^\s\"'<>)\]]+"), rf"\1?{GONE}"),
     # a request's target without scheme and host
     (re.compile(r"(/[^\s?\"'<>]*)\?[^\s\"'<>)\]]*=[^\s\"'<>)\]]+"), rf"\1?{GONE}"),
     (re.compile(rf"(?i)\b({_NAMES}[\"']?\s*[:=]\s*)([\"']?)(?!\[removed\])[^\s\"',;&]+"), rf"\1\2{GONE}"),

@@ -95,7 +95,7 @@ def proxy_variables(environment: Mapping[str, str]) -> list[str]:
 
 
 def apptainer(mountpoints: list[str]) -> Iterator[Finding]:
-    yield from diagnosis.apptainer(_apptainer_facts(), mountpoints, os.geteuid() == 0)
+    yield from diagnosis.apptainer(_apptainer_facts(), mountpoints)
 
 
 def _apptainer_facts() -> ApptainerFacts | None:

@@ -75,7 +75,9 @@ def gather(asked: Asked) -> dict[str, str]:
     # a name of its own for each, as they run beside the doctor's
     seen = apart.look({**examined, **{f"report: {name}": look for name, look in own.items()}}, LOOKS_S)
     known = [str(secret) for secret in seen.pop("report: secrets").items]
-    known += [value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name)]
+    known += [
+        part for name, value in os.environ.items() if _SECRET_VARIABLE.search(name) for part in _parts(value)
+    ]
     texts = {"config.toml": render(config)}
     problems = []
     for name in own.keys() - {"secrets"}:
@@ -129,6 +131,14 @@ def _secrets(config: Config) -> Iterator[str]:
                     yield read_secret(file)
                 except LazysifError:
                     continue  # it cannot be read, so nothing of it can be in the report
+
+
+def _parts(value: str) -> Iterator[str]:
+    """A variable's value, and where it is a URL with a password, that alone."""
+    yield value
+    userinfo = value.rpartition("@")[0].rpartition("/")[2]
+    if userinfo:
+        yield userinfo.partition(":")[2]
 
 
 def _query(url: str) -> Iterator[str]:
