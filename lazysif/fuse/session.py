@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyfuse3
 
 from lazysif.errors import MountError
-from lazysif.fuse.mountinfo import find_mount
+from lazysif.fuse.mountinfo import find_mount, mounts
 from lazysif.fuse.operations import Operations
 
 log = logging.getLogger(__name__)
@@ -19,9 +23,14 @@ MAX_HANDLERS = 1000
 """pyfuse3 runs 99 at once by default: 99 stalled reads would keep `getattr` waiting. A handler costs a receive
 buffer of 1 MiB of which the kernel touches the pages it writes."""
 
-_MAX_BACKGROUND = 256
-"""Requests that the kernel sends without a waiting process (readahead). Its default of 12 is used up by one
-stalled reader, and then cached reads of everybody queue in the kernel."""
+_MAX_BACKGROUND = MAX_HANDLERS
+"""Requests that the kernel sends without a waiting process: readahead, and with it nearly every read. Its default of
+12 is used up by a dozen stalled readers, and then reads of everybody queue in the kernel, cached or not. The daemon
+has to see them all, so that it refuses what is too much (`tree`)."""
+
+_FUSECTL = Path("/sys/fs/fuse/connections")
+_MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
+_MNT_DETACH = 2
 
 
 class KeptConnection:
@@ -89,16 +98,35 @@ def tune(mountpoint: str, read_ahead_kb: int) -> None:
         return
     _write(Path(f"/sys/class/bdi/{found.device}/read_ahead_kb"), read_ahead_kb)
     minor = found.device.partition(":")[2]
-    for name, value in (
-        ("max_background", _MAX_BACKGROUND),
-        ("congestion_threshold", _MAX_BACKGROUND * 3 // 4),
-    ):
-        _write(Path(f"/sys/fs/fuse/connections/{minor}/{name}"), value)
+    with _fusectl() as connections:
+        for name, value in (
+            ("max_background", _MAX_BACKGROUND),
+            ("congestion_threshold", _MAX_BACKGROUND * 3 // 4),
+        ):
+            _write(connections / minor / name, value)
+
+
+@contextmanager
+def _fusectl() -> Iterator[Path]:
+    """Where the kernel's limits of FUSE connections are; in a container often nobody has mounted them."""
+    if os.geteuid() != 0 or any(mount.path == str(_FUSECTL) for mount in mounts()):
+        yield _FUSECTL
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    with tempfile.TemporaryDirectory(prefix="lazysif-fusectl-") as directory:
+        path = directory.encode()
+        if libc.mount(b"none", path, b"fusectl", _MS_NOSUID_NODEV_NOEXEC, None) != 0:
+            log.info("fusectl cannot be mounted: %s", os.strerror(ctypes.get_errno()))
+            yield _FUSECTL
+            return
+        try:
+            yield Path(directory)
+        finally:
+            libc.umount2(path, _MNT_DETACH)
 
 
 def _write(path: Path, value: int) -> None:
-    if os.geteuid() != 0:
-        return
+    """Root may, and of the limits of a connection its owner."""
     try:
         path.write_text(f"{value}\n")
     except OSError as error:

@@ -213,9 +213,10 @@ class Names:
         listed = self._listings.get(key)
         if listed is not None and listed.until > trio.current_time():
             return listed.entries
+        asked_before = key in self._listing
         listing = self._start_listing(remote, path)
         if listed is not None and remote.contact.doubtful:
-            with trio.move_on_after(_OLD_LISTING_S):
+            with trio.move_on_after(0.0 if asked_before else _OLD_LISTING_S):
                 await listing.done.wait()
             if not listing.done.is_set():
                 return listed.entries

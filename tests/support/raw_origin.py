@@ -199,6 +199,7 @@ class RawOrigin:
         delay_s: added before each answer.
         tls: speak TLS with a certificate of `ca` for 127.0.0.1 and localhost.
         listing: answer directories with an HTML index, else with 403.
+        port: of an origin that comes back; by default any that is free.
     """
 
     def __init__(
@@ -211,6 +212,7 @@ class RawOrigin:
         delay_s: float = 0.0,
         tls: bool = False,
         listing: bool = True,
+        port: int = 0,
     ) -> None:
         self.default = default
         self.decide = decide
@@ -235,7 +237,7 @@ class RawOrigin:
             self.ca.issue_cert("127.0.0.1", "localhost").configure_cert(self._tls)
         for path, data in (files or {}).items():
             self.put(path, data)
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=512)
         self.port: int = self._listener.getsockname()[1]
 
     def __enter__(self) -> Self:
