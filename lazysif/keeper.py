@@ -151,13 +151,14 @@ class Keeper:
             self.report(error=str(error), kind="MountError", hint=self.order["mount_hint"])
             return 3
         self.set_up_signals()
-        self.child = self.start(self.command)
-        self.child.go()
-        while self.connected():
-            if not self.turn():
-                break
-        self.child.end(signal.SIGTERM)
-        self.unmount()
+        try:
+            self.child = self.start(self.command)
+            self.child.go()
+            while self.connected() and self.turn():
+                pass
+            self.child.end(signal.SIGTERM)
+        finally:
+            self.unmount()
         log.info("%s is unmounted, the keeper ends", self.order["mountpoint"])
         return 0
 
@@ -233,8 +234,9 @@ class Keeper:
 
     # --- daemons -----------------------------------------------------------------------------------------------
 
-    def start(self, command: list[str]) -> Child:
-        return Child(command, self.order, self.fuse_fd, self.init, self.restarts)
+    def start(self, command: list[str], restarts: int = 0) -> Child:
+        """Raises: OSError where no process can be started."""
+        return Child(command, self.order, self.fuse_fd, self.init, restarts)
 
     def turn(self) -> bool:
         """Wait for the next thing to happen and act on it; False when all is to end."""
@@ -289,9 +291,8 @@ class Keeper:
         self.child.go()
 
     def replace(self, why: str) -> bool:
-        """The daemon is gone or useless: the next one, after a pause that grows; False to end the mount."""
-        child, now = self.child, time.monotonic()
-        code = child.end()
+        """The daemon is gone or useless: start the next one. False to end the mount."""
+        child, code = self.child, self.child.end()
         if not self.connected():
             return False
         if self.report_fd >= 0:
@@ -300,21 +301,29 @@ class Keeper:
             )
             return False
         log.error("daemon %d (exit code %d): %s", child.process.pid, code, why)
+        now, served_s = time.monotonic(), 0.0
         if child.serves_since_s:
-            self.lost_s = now
-        young_s = KILLED_YOUNG_S if code == -signal.SIGKILL else CRASHED_YOUNG_S
-        old = child.serves_since_s and now - child.serves_since_s > young_s
+            self.lost_s, served_s = now, now - child.serves_since_s
+        old = served_s > (KILLED_YOUNG_S if code == -signal.SIGKILL else CRASHED_YOUNG_S)
         self.young_deaths = 0 if old else self.young_deaths + 1
-        if now - self.lost_s > GIVE_UP_S or self.young_deaths > len(PAUSES_S):
-            log.critical("%s is given up after %d daemons", self.order["mountpoint"], self.restarts + 1)
-            return False
-        if self.young_deaths:
-            time.sleep(PAUSES_S[self.young_deaths - 1])
-        self.restarts += 1
-        self.must_resend = True
-        self.child = self.start(self.command)
-        self.child.go()
-        return True
+        return self.start_next()
+
+    def start_next(self) -> bool:
+        """Start another daemon after a pause that grows; False to give up."""
+        while time.monotonic() - self.lost_s <= GIVE_UP_S and self.young_deaths <= len(PAUSES_S):
+            time.sleep(PAUSES_S[self.young_deaths - 1] if self.young_deaths else 0.0)
+            try:
+                self.child = self.start(self.command, self.restarts + 1)
+            except OSError as error:  # no memory, no processes, no descriptors: all may pass
+                log.error("no daemon can be started: %s", error)
+                self.young_deaths += 1
+                continue
+            self.restarts += 1
+            self.must_resend = True
+            self.child.go()
+            return True
+        log.critical("%s is given up after %d daemons", self.order["mountpoint"], self.restarts + 1)
+        return False
 
     def upgrade(self) -> None:
         """Start the program that the order file names now, and when it is prepared let it take over."""
@@ -323,8 +332,11 @@ class Keeper:
             command = json.loads(Path(self.order["upgrade_file"]).read_text())["command"]
         except (OSError, ValueError, KeyError) as error:
             log.info("upgrading in place: %s", error)
-        self.restarts += 1
-        following = self.start(command)
+        try:
+            following = self.start(command, self.restarts + 1)
+        except OSError as error:
+            log.error("the new daemon cannot be started (%s): the old one goes on", error)
+            return
         deadline = time.monotonic() + READY_S
         while not following.prepared and time.monotonic() < deadline:
             if select.select([following.socket], [], [], 0.5)[0] and not following.listen():
@@ -332,11 +344,12 @@ class Keeper:
         if not following.prepared:
             log.error("the new daemon does not start (%s): the old one goes on", following.error)
             following.end()
-            self.restarts -= 1
             return
+        self.restarts += 1
         self.lost_s = time.monotonic()
         self.child.end(signal.SIGTERM)
         self.command = command
+        self.young_deaths = 0
         self.must_resend = True
         self.child = following
         following.started_s = following.heard_s = time.monotonic()

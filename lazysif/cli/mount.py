@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -140,23 +141,36 @@ def start(config: Config, mountpoint: str, *, foreground: bool) -> int:
     Raises:
         LazysifError: what kept it from it, as keeper or daemon said.
     """
+    keeper = start_keeper(keeper_order(config, mountpoint, foreground=foreground))
+    _wait_for_answer(mountpoint)
+    return _in_foreground(keeper) if foreground else 0
+
+
+def start_keeper(order: dict[str, Any]) -> subprocess.Popen[bytes]:
+    """Start the keeper and wait until its first daemon serves. Raises: LazysifError."""
     reader, writer = os.pipe()
     keeper = subprocess.Popen(
         # isolated and without site packages: it needs none, and starts in 40 ms
-        [sys.executable, "-I", "-S", str(Path(__file__).parents[1] / "keeper.py"), mountpoint, str(writer)],
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            str(Path(__file__).parents[1] / "keeper.py"),
+            order["mountpoint"],
+            str(writer),
+        ],
         stdin=subprocess.PIPE,
         pass_fds=[writer],
         cwd="/",
-        start_new_session=not foreground,
+        start_new_session=not order["foreground"],
     )
     os.close(writer)
     assert keeper.stdin is not None
-    keeper.stdin.write(json.dumps(_order(config, mountpoint, foreground)).encode())
+    keeper.stdin.write(json.dumps(order).encode())
     keeper.stdin.close()
     with os.fdopen(reader, "rb") as said:
         _wait_for_ready(said.fileno(), keeper)
-    _wait_for_answer(mountpoint)
-    return _in_foreground(keeper) if foreground else 0
+    return keeper
 
 
 def daemon_command(mountpoint: str) -> list[str]:
@@ -164,7 +178,7 @@ def daemon_command(mountpoint: str) -> list[str]:
     return [sys.executable, "-m", "lazysif.serve", mountpoint]
 
 
-def _order(config: Config, mountpoint: str, foreground: bool) -> dict[str, object]:
+def keeper_order(config: Config, mountpoint: str, *, foreground: bool) -> dict[str, Any]:
     """What the keeper is to do, in plain words: it parses nothing else (`lazysif.keeper`)."""
     daemon = {"config": to_toml(config), "foreground": foreground}
     return {

@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from bench.nginx import Nginx
+from lazysif.cli.mount import keeper_order, start_keeper
+from lazysif.config import config_for_source, with_overrides
 from tests.support import readers
 from tests.support.images import BuiltImage
 from tests.support.mount import Mount, wait_until
@@ -205,6 +207,30 @@ def daemons_of(mount: Mount) -> list[int]:
         ["pgrep", "-f", f"lazysif.serve {mount.path}"], capture_output=True, text=True, check=False
     )
     return [int(pid) for pid in done.stdout.split()]
+
+
+def test_without_resend_jobs_get_errors_and_new_opens_work(
+    served: Mount, small_image: BuiltImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels before 6.9: the mount is made anew, and who has an image open learns it at once."""
+    served.umount()
+    config = config_for_source(str(served.source))
+    config = with_overrides(
+        config, {"cache.dir": str(served.cache_dir), "state.dir": str(served.state_dir), "log.level": "debug"}
+    )
+    order = {**keeper_order(config, str(served.path), foreground=False), "resend": False}
+    monkeypatch.setenv("LAZYSIF_RUNTIME_DIR", str(served.runtime_dir))
+    keeper = start_keeper(order)
+    served.adopt()
+    with (served.path / "x.sif").open("rb", buffering=0) as file:
+        kill_daemon(served)
+        wait_until(lambda: "mounted anew" in served.log(), "the keeper does not notice")
+        with pytest.raises(OSError, match=r"not connected|aborted"):
+            read_for_ever(file.fileno(), 0)
+    wait_until(lambda: bool(served.status_or_none()), "the new mount does not answer")
+    assert (served.path / "x.sif").read_bytes() == small_image.data
+    served.adopt().umount()
+    assert keeper.wait(10) == 0
 
 
 def test_an_ordinary_user_has_a_keeper_too(small_image: BuiltImage, fuse: None) -> None:
