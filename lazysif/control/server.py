@@ -25,6 +25,7 @@ from lazysif.errors import LazysifError
 
 log = logging.getLogger(__name__)
 
+_LAST_ANSWERS_S = 0.5
 _JSON, _TEXT = "application/json", "text/plain"
 Status = dict[str, Any]
 Verb = Callable[[Mapping[str, str]], Status]
@@ -59,7 +60,12 @@ class ControlServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening and remove the socket."""
+        """Finish the answers under way, stop listening and remove the socket.
+
+        In that order: a thread that has answered wakes waitress by a byte to a descriptor that `close` closes, and
+        that may be another file's by then.
+        """
+        self._server.task_dispatcher.shutdown(timeout=_LAST_ANSWERS_S)
         self._server.close()
         self._path.unlink(missing_ok=True)
 
