@@ -284,10 +284,10 @@ class Stage:
 
 
 def other_processes() -> list[str]:
-    """All that live in our process namespace, but us."""
+    """All that live in our process namespace, but us and the first, which only reaps."""
     found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
+        if entry.name.isdigit() and int(entry.name) not in (1, os.getpid()):
             try:
                 words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
