@@ -197,11 +197,19 @@ class DirectoryFacts:
     free_bytes: int
     inodes: int
     inodes_free: int
+    can_be_made: bool = True
+    """Whether this user may make what is missing."""
 
 
 def directory_owner(what: str, facts: DirectoryFacts, uid: int) -> Finding:
     """Whether the daemon of user `uid` would take it, as `cache.directory.prepare_directory` decides."""
     check = f"{what} directory"
+    if facts.missing and not facts.can_be_made:
+        return problem(
+            check,
+            f"{facts.path} is missing, and this user cannot make it",
+            f"make it for this user, or choose another one with --{what}-dir",
+        )
     if facts.missing:
         return ok(check, f"{facts.path} will be made by the first mount")
     if facts.is_link or not facts.is_directory:
@@ -443,6 +451,8 @@ class MountFacts:
     cache_state: str = ""
     errors: int = 0
     device_minor: str = ""
+    has_socket: bool = True
+    """Whether there is a control socket where this user's daemons have theirs."""
 
 
 def mount(facts: MountFacts, uid: int, own_version: str) -> Finding:
@@ -461,6 +471,12 @@ def mount(facts: MountFacts, uid: int, own_version: str) -> Finding:
             check,
             f"no process serves it{waiting}",
             f"lazysif umount --lazy {facts.path}, then mount again; the cache is kept",
+        )
+    if not facts.answers and facts.daemon_pid is not None and not facts.has_socket:
+        return note(
+            check,
+            f"process {facts.daemon_pid} serves it, its control socket is elsewhere or gone{waiting}",
+            "ask with the LAZYSIF_RUNTIME_DIR that it was mounted with",
         )
     if not facts.answers:
         abort = f"echo 1 > /sys/fs/fuse/connections/{facts.device_minor}/abort"

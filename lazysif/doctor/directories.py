@@ -74,6 +74,7 @@ def _facts(directory: Path) -> DirectoryFacts | None:
         free_bytes=disk.f_bavail * disk.f_frsize,
         inodes=disk.f_files,
         inodes_free=disk.f_favail,
+        can_be_made=os.access(nearest, os.W_OK | os.X_OK, effective_ids=True),
     )
 
 

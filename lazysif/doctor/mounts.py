@@ -89,6 +89,7 @@ def mount(mounted: MountedAt) -> Iterator[Finding]:
             cache_state=str(status.get("cache", {}).get("state", "")),
             errors=int(status.get("counters", {}).get("errors", 0)),
             device_minor=mounted.device.partition(":")[2],
+            has_socket=socket_path(mounted.path).exists(),
         ),
         os.geteuid(),
         __version__,

@@ -92,10 +92,30 @@ def gather(asked: Asked) -> dict[str, str]:
     texts["problems.txt"] = "\n".join(sorted(problems)) or "none"
     now = time.strftime("%Y-%m-%d %H:%M:%S %z")
     texts["README.txt"] = _README.format(version=__version__, time=now)
-    # what is known to be secret is not looked for in what is ours: "token" could be somebody's password
+    # README.txt is ours from end to end: "token" could be somebody's password
     return {
-        name: text if name == "README.txt" else scrub(text, known) for name, text in sorted(texts.items())
+        name: text if name == "README.txt" else _scrubbed(name, text, known)
+        for name, text in sorted(texts.items())
     }
+
+
+def _scrubbed(name: str, text: str, known: Iterable[str]) -> str:
+    """JSON is scrubbed string by string first, so that programs can still read it."""
+    if name.endswith(".json"):
+        text = json.dumps(_scrubbed_value(json.loads(text), known), indent=2, ensure_ascii=False)
+    return scrub(text, known)
+
+
+def _scrubbed_value(value: object, known: Iterable[str]) -> object:
+    match value:
+        case str():
+            return scrub(value, known)
+        case list():
+            return [_scrubbed_value(item, known) for item in value]
+        case dict():
+            return {key: _scrubbed_value(item, known) for key, item in value.items()}
+        case _:
+            return value
 
 
 def write(texts: Mapping[str, str], path: Path) -> None:

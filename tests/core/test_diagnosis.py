@@ -140,6 +140,7 @@ CACHE = DirectoryFacts(
         ({"is_link": True, "is_directory": False}, PROBLEM, "symbolic link"),
         ({"is_directory": False}, PROBLEM, "not a directory"),
         ({"missing": True, "uid": 7, "mode": 0o777}, OK, "will be made"),
+        ({"missing": True, "can_be_made": False}, PROBLEM, "cannot make it"),
     ],
 )
 def test_directory_owner(changes, verdict, word):
@@ -288,6 +289,7 @@ MOUNT = MountFacts(
         ({"waiting": 3}, OK, "3 requests wait"),
         ({"answers": False, "stopped": (11, 10), "waiting": 2}, PROBLEM, "kill -CONT 11 10"),
         ({"answers": False}, PROBLEM, "kill -9 11"),
+        ({"answers": False, "has_socket": False}, NOTE, "LAZYSIF_RUNTIME_DIR"),
         ({"answers": False, "waiting": 4}, PROBLEM, "connections/39/abort"),
         ({"answers": False, "daemon_pid": None}, PROBLEM, "keeper has not replaced"),
         ({"answers": False, "daemon_pid": None, "keeper_pid": None}, PROBLEM, "umount --lazy"),

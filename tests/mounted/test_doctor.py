@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -124,7 +125,8 @@ def test_a_good_node_and_a_good_origin(node: Node) -> None:
 
 
 def test_the_table_says_the_same(node: Node) -> None:
-    done = node.run("doctor", "--cache-dir", node.root / "cache", "--state-dir", node.root / "state")
+    directories = ("--cache-dir", node.root / "cache", "--state-dir", node.root / "state")
+    done = node.run("doctor", *directories, node.root)
     assert "/dev/fuse" in done.stdout
     assert "no problems" in done.stdout
 
@@ -333,6 +335,38 @@ def test_a_mount_that_nobody_serves(lazysif: MakeMount) -> None:
         found = of(mount).doctor(mount.path)[f"mount {mount.path}"]
     assert found["verdict"] == "problem"
     assert "umount --lazy" in found["advice"]
+
+
+def test_a_look_that_waits_in_the_kernel_holds_nobody(lazysif: MakeMount) -> None:
+    """Uninterruptibly, as the daemon has read the request: SIGKILL does not end such a process."""
+    with RawOrigin({"/x.sif": DATA}) as origin:
+        mount = lazysif(origin.url)
+        origin.default = faults.StallBeforeHead()
+        program = (
+            "import os, json\nfrom lazysif.doctor import apart\n"
+            f"looks = {{'stuck': lambda: iter(['begun', os.stat({str(mount.path / 'x.sif')!r})]),"
+            " 'well': lambda: ['seen'], 'broken': lambda: 1 / 0}\n"
+            "seen = apart.look(looks, 2)\n"
+            "print(json.dumps({name: [one.items, one.error] for name, one in seen.items()}))"
+        )
+        began_s = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            env=scrubbed_environment(),
+            check=True,
+            timeout=30,
+        )
+        assert time.monotonic() - began_s < 6
+        seen = json.loads(done.stdout)
+        assert origin.requests("/x.sif"), "the request was read"
+        assert seen["well"] == [["seen"], ""]
+        assert seen["stuck"] == [[], "no answer within 2 s"]
+        assert seen["broken"] == [[], "ZeroDivisionError: division by zero"]
+        origin.default = None
+        origin.drop_connections()
+        umount_soon(mount)
 
 
 # --- bug reports ---------------------------------------------------------------------------------
