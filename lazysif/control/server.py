@@ -62,11 +62,21 @@ class ControlServer:
     def close(self) -> None:
         """Finish the answers under way, stop listening and remove the socket.
 
-        In that order: a thread that has answered wakes waitress by a byte to a descriptor that `close` closes, and
-        that may be another file's by then.
+        In that order, and each on the thread that uses it: a thread that has answered wakes waitress by a byte to a
+        descriptor, and waitress waits for descriptors, that may be another file's once they are closed.
         """
         self._server.task_dispatcher.shutdown(timeout=_LAST_ANSWERS_S)
-        self._server.close()
+        closed = threading.Event()
+
+        def close() -> None:
+            self._server.close()
+            closed.set()
+
+        if self._thread.is_alive():
+            self._server.trigger.pull_trigger(close)
+            closed.wait(_LAST_ANSWERS_S)
+        else:
+            close()
         self._path.unlink(missing_ok=True)
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
