@@ -282,6 +282,7 @@ class FrameStore:
             statement = "DELETE FROM Cache WHERE rowid = ? AND CAST(filename AS BLOB) IS ?"
             with cache.transact():
                 struck = [name for number, name in batch if cache._sql(statement, (number, name)).rowcount]
+                _keep_sum(cache)
             for name in struck:
                 cache.disk.remove(name.decode("utf-8", "replace") if name is not None else None)
             return len(struck)
@@ -297,6 +298,7 @@ class FrameStore:
             with cache.transact():
                 for row in batch:
                     cache._sql(statement, row)
+                _keep_sum(cache)
 
         self._write(correct)
 
@@ -305,9 +307,7 @@ class FrameStore:
 
         def recount(cache: diskcache.Cache) -> None:
             with cache.transact():
-                (sums,) = cache._sql("SELECT COALESCE(SUM(size), 0), COUNT(*) FROM Cache").fetchall()
-                for row in zip(("size", "count"), sums, strict=True):
-                    cache._sql("INSERT OR REPLACE INTO Settings VALUES (?, ?)", row)
+                _sum_up(cache)
 
         self._write(recount)
 
@@ -574,6 +574,18 @@ def _rows(cache: diskcache.Cache, first: int) -> list[tuple[bytes, str]]:
         (bytes([first]), bytes([first + 1]) if first < 255 else b"\xff" * 64),
     ).fetchall()
     return found
+
+
+def _sum_up(cache: diskcache.Cache) -> None:
+    (sums,) = cache._sql("SELECT CAST(COALESCE(SUM(size), 0) AS INTEGER), COUNT(*) FROM Cache").fetchall()
+    for row in zip(("size", "count"), sums, strict=True):
+        cache._sql("INSERT OR REPLACE INTO Settings VALUES (?, ?)", row)
+
+
+def _keep_sum(cache: diskcache.Cache) -> None:
+    """A planted size that is no number makes the sum none when its row goes, which would look like damage."""
+    if cache._sql("SELECT 1 FROM Settings WHERE key = 'size' AND typeof(value) != 'integer'").fetchall():
+        _sum_up(cache)
 
 
 def _threshold(cache: diskcache.Cache, free_bytes: int) -> float:

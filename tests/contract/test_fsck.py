@@ -138,6 +138,14 @@ DAMAGE = {
     "never evicted": (plant("expire_time = NULL"), {Kind.FOREIGN: 1} | STALE, {0}),
     "another key": (plant("key = 'text'"), {Kind.FOREIGN: 1} | STALE, {0}),
     "size": (plant("size = 5"), {Kind.SIZES: 1}, set()),
+    "sum too small for a deletion": (
+        lambda d: (
+            rewrite(value_file(d, DIGESTS[0]), flip),
+            change_rows(d, "UPDATE Settings SET value = 7 WHERE key = 'size'"),
+        ),
+        {Kind.FRAMES: 1, Kind.SUMS: 1} | STALE,
+        {0},
+    ),
     "sum": (
         lambda d: change_rows(d, "UPDATE Settings SET value = 7 WHERE key = 'size'"),
         {Kind.SUMS: 1},
@@ -217,6 +225,21 @@ def test_each_damage_is_found_discarded_and_gone(directory, damage, expected, lo
     with closing(sqlite3.connect(directory / "frames-v1/cache.db")) as base:
         (said,) = base.execute("SELECT value FROM Settings WHERE key = 'size'").fetchone()
     assert said == 8192 * (40 - len(lost))
+
+
+@pytest.mark.parametrize("size", ["NULL", "5.5", "'many'"])
+@pytest.mark.parametrize("columns", ["", ", mode = 4"])
+def test_a_size_that_is_none_does_not_cost_the_cache(directory, size, columns):
+    """It must not reach the sum, which the store would take for a damaged database."""
+    with closing(sqlite3.connect(directory / "frames-v1/cache.db")) as base:
+        base.execute("DROP TRIGGER Settings_size_update")
+        base.execute(f"UPDATE Cache SET size = {size}{columns} WHERE key = ?", (DIGESTS[0],))
+        base.commit()
+    _, found = check(directory)
+    assert found.get(Kind.FOREIGN if columns else Kind.SIZES) == 1
+    assert Kind.DATABASES not in found
+    assert check(directory)[1] == {}
+    assert len(left(directory)) == (39 if columns else 40)
 
 
 def test_records_of_evicted_frames_are_struck_off_and_are_no_fault(directory):

@@ -112,15 +112,14 @@ class Day:
             found = await cache.load(list(known.values()))
             for index in indices:
                 data = content(image, index)
-                digest: Digest | None = known.get(index)
-                if digest in found:
+                kept = found.get(known.get(index, Digest(b"")))
+                if kept is not None:
                     self.loaded += 1
-                    self.wrong += found[digest] != data
+                    self.wrong += kept != data
                     continue
-                digest = digest_of(data)
                 await cache.wait_room(len(data))
-                cache.put(digest, data, pinned)
-                table.set(index, digest)
+                cache.put(digest_of(data), data, pinned)
+                table.set(index, digest_of(data))
                 self.put += 1
 
     def other_programs(self) -> None:
