@@ -91,6 +91,8 @@ def _where(task: trio.lowlevel.Task) -> str:
     last = ""
     for frame, line in task.iter_await_frames():
         code: CodeType = frame.f_code
+        if last and "/trio/" in code.co_filename:
+            continue
         last = f"{code.co_filename.rpartition('/')[2]}:{line} {code.co_name}"
         if "/lazysif/" in code.co_filename:
             ours.append(last)

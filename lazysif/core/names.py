@@ -6,6 +6,8 @@ written in a listing or a log without harm has no name here: it answers ENOENT.
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import unicodedata
 from urllib.parse import SplitResult, quote, urlsplit
 
@@ -108,3 +110,56 @@ def same_origin(a: str, b: str) -> bool:
     except ValueError:
         return False
     return origins[0] == origins[1] and first.scheme in _PORTS and bool(first.hostname)
+
+
+_METADATA_HOSTS = {"metadata", "metadata.google.internal", "metadata.goog", "instance-data"}
+_METADATA_ADDRESSES = {"fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"}
+"""Of clouds that do not use 169.254.169.254 (EC2 over IPv6, Alibaba, Azure, Oracle)."""
+
+
+def is_inward(host: str) -> bool:
+    """Whether a host, as a URL has it, is this node, its link, or a cloud's metadata; names are not resolved.
+
+    Addresses count in every spelling that resolvers take (`127.1`, `0x7f000001`, `::ffff:127.0.0.1`).
+    """
+    name = host.strip("[]").rstrip(".").lower().partition("%")[0]
+    if name == "localhost" or name.endswith(".localhost") or name in _METADATA_HOSTS:
+        return True
+    try:
+        address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(name)
+    except ValueError:
+        number = _ipv4_number(name)
+        if number is None:
+            return False
+        address = ipaddress.IPv4Address(number)
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address
+    return (
+        address.is_loopback
+        or address.is_link_local
+        or address.is_unspecified
+        or (address.version == 4 and int(address) >> 24 == 0)
+        or str(address) in _METADATA_ADDRESSES
+    )
+
+
+def _ipv4_number(text: str) -> int | None:
+    """What inet_aton(3) makes of one to four numbers, decimal, octal or hexadecimal; None if it is none."""
+    parts = text.split(".")
+    if len(parts) > 4:
+        return None
+    values = []
+    for part in parts:
+        if not re.fullmatch(r"0x[0-9a-f]*|[0-9]+", part):
+            return None
+        base = 16 if part.startswith("0x") else 8 if part.startswith("0") else 10
+        try:
+            values.append(int(part.removeprefix("0x") or "0", base))
+        except ValueError:
+            return None
+    if any(value > 255 for value in values[:-1]) or values[-1] >= 256 ** (5 - len(values)):
+        return None
+    number = values[-1]
+    for place, value in enumerate(values[:-1]):
+        number += value << (24 - 8 * place)
+    return number

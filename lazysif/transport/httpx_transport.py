@@ -21,13 +21,15 @@ import trio
 
 from lazysif import __version__
 from lazysif.core.content_range import range_header
-from lazysif.core.names import origin_of, same_origin
+from lazysif.core.names import is_inward, origin_of, same_origin
 from lazysif.errors import LazysifError, SourceProtocolError, SourceTimeout, SourceUnavailable
 from lazysif.model import AnswerHead, Request
 
 _MAX_REDIRECTS = 5
 _CONNECT_S = 10.0
 _KEEPALIVE_S = 60.0
+_MAX_HOSTS = 100
+_RESOLVED_S = 60.0
 _REDIRECTS = (301, 302, 303, 307, 308)
 _HEADER_TEXT = "latin-1"
 """Byte for byte (RFC 9110 section 5.5): httpx guesses, and an ETag must go back as it came."""
@@ -53,6 +55,7 @@ class HttpxTransport:
     ) -> None:
         self._base_url = base_url
         self._auth = auth
+        self._inward: dict[str, tuple[float, bool]] = {}
         self._slots = trio.CapacityLimiter(connections)
         self._client = httpx.AsyncClient(
             verify=_tls_context(ca_file),
@@ -98,7 +101,39 @@ class HttpxTransport:
                 return response
             await response.aclose()
             url = _redirect_target(url, target)
+            await self._refuse_inward(url)
         raise SourceProtocolError(f"more than {_MAX_REDIRECTS} redirects", origin=origin_of(request.url))
+
+    async def _refuse_inward(self, url: str) -> None:
+        """An origin may not send this node to itself or to its neighbours on the link: it has services there that
+        trust whoever asks (metadata of clouds, agents).
+
+        Raises: SourceProtocolError.
+        """
+        if same_origin(url, self._base_url):
+            return
+        host, base = httpx.URL(url).host, httpx.URL(self._base_url).host
+        if host == base or not await self._is_inward(host) or await self._is_inward(base):
+            return
+        raise SourceProtocolError(
+            "the origin redirects to an address of this node or its link", origin=origin_of(url)
+        )
+
+    async def _is_inward(self, host: str) -> bool:
+        if is_inward(host):
+            return True
+        now = trio.current_time()
+        until, verdict = self._inward.get(host, (0.0, False))
+        if until < now:
+            try:
+                found = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            except (OSError, UnicodeError):
+                return False  # the connection will fail and say why
+            verdict = any(is_inward(str(address[0])) for *_, address in found)
+            if len(self._inward) > _MAX_HOSTS:
+                self._inward.clear()
+            self._inward[host] = now + _RESOLVED_S, verdict
+        return verdict
 
     async def _send_once(self, url: str, request: Request) -> httpx.Response:
         headers = dict(request.headers)

@@ -269,3 +269,50 @@ async def test_names_used_lately_stand_in_for_a_listing(bench):
     assert list(it.names.resolved_below("r", "")) == ["a.sif"]
     assert list(it.names.resolved_below("r", "d")) == ["b.sif"]
     assert it.names.resolved_below("other", "") == {}
+
+
+async def storm(it, number, first=0):
+    for i in range(first, first + number):
+        with pytest.raises(NoSuchEntry):
+            await it.resolve(f"missing-{i}.sif")
+
+
+async def test_a_storm_of_missing_names_ends_at_a_listing_that_lacks_them(bench, mock_clock):
+    it = bench({"": Directory(files=("a.sif",)), "/a.sif": IMAGE})
+    await storm(it, 20_000)
+    assert len(it.origin.requests) < 200
+    assert len(it.names._misses) <= 10_000
+    assert (await it.resolve("a.sif")).image is not None, "what is listed is asked for"
+    mock_clock.jump(61)
+    it.origin.files["/missing-5.sif"] = IMAGE
+    assert (await it.resolve("missing-5.sif")).image is not None, "a listing is believed for its time"
+
+
+async def test_a_listing_that_hides_names_is_not_believed_about_them(bench):
+    it = bench({"": Directory(files=("a.sif",)), "/a.sif": IMAGE, "/hidden.sif": IMAGE})
+    await it.resolve("hidden.sif")
+    await storm(it, 300)
+    assert len(it.origin.requests) >= 300
+
+
+async def test_a_storm_without_a_listing_is_bounded_in_memory_and_drives_out_nothing(bench, monkeypatch):
+    monkeypatch.setattr("lazysif.tree.names._MAX_MISSES", 100)
+    it = bench()
+    image = await it.resolve()
+    await storm(it, 500)
+    assert len(it.names._misses) == 100
+    asked = len(it.origin.requests)
+    assert await it.resolve() == image
+    assert len(it.origin.requests) == asked
+
+
+@pytest.mark.parametrize(("status", "is_directory"), [(404, True), (410, True), (403, True), (401, False)])
+async def test_only_a_refusal_that_can_mean_missing_may_imply_a_directory(bench, status, is_directory):
+    """Regression: 401 on a name without an image's suffix was a directory, and a wrong password looked like one."""
+    it = bench()
+    it.origin.everything = Status(status)
+    if is_directory:
+        assert (await it.resolve("d")).image is None
+        return
+    with pytest.raises(AccessDenied):
+        await it.resolve("d")
