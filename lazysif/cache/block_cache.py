@@ -393,7 +393,8 @@ class BlockCache:
         self._queue.done(batch)
         self._set_room()
         if report is None:
-            self._suspect = self._suspect or suspect
+            # not `or`: the truth of a diskcache.Cache is its length, which it asks of the database
+            self._suspect = suspect if self._suspect is None else self._suspect
             self._counters.cache_dropped_writes += len(batch)
             return
         # Only now: a damaged frame must not be read once more while it is being deleted.

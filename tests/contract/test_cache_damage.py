@@ -316,6 +316,32 @@ async def test_the_whole_directory_deleted_while_running(tmp_path):
         assert await cache.load(digests) == {digests[0]: block(1)}
 
 
+async def test_a_suspect_database_is_not_asked_whether_it_is_true(tmp_path, monkeypatch):
+    """The truth of a diskcache.Cache is its length, read from the database: on a dying disk that ended the daemon."""
+
+    class Database:
+        def __len__(self):
+            raise sqlite3.OperationalError("unable to open database file")
+
+    counters, replaced = Counters(), []
+    first, second = Database(), Database()
+
+    async with running(tmp_path, counters) as cache:
+
+        def replace(suspect):
+            replaced.append(suspect)
+            if suspect is first:
+                cache._suspect = second
+                raise StoreTrouble(Trouble.IO, "the disk dies")
+
+        monkeypatch.setattr(cache._store, "replace", replace)
+        cache._suspect = first
+        await eventually(lambda: replaced == [first, second])
+        (digest,) = await fill(cache, [block(1)])
+        assert await cache.load([digest]) == {digest: block(1)}
+    assert counters.unexpected_errors == 0
+
+
 # --- block tables ------------------------------------------------------------------------------------------
 
 IMAGE = ImageId("0123456789abcdef" * 2)
