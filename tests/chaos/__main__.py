@@ -41,7 +41,7 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, nargs="+", default=[1])
     parser.add_argument("--only", nargs="+", choices=BY_NAME, metavar="NAME", help="of the table")
-    parser.add_argument("--pairs", type=int, default=6, help="episodes of two disturbances at once")
+    parser.add_argument("--pairs", type=int, default=5, help="episodes of two disturbances at once")
     parser.add_argument("--minutes", type=float, default=0, help="repeat episodes for so long")
     parser.add_argument("--kills", type=int, nargs="?", const=100, help="only kills, so many")
     parser.add_argument("--upgrades", type=int, help="among the kills; a fifth of them unless told")

@@ -100,7 +100,8 @@ def starved(stage: Stage, chance: random.Random) -> Iterator[None]:
     try:
         yield
     finally:
-        command("prlimit", f"--pid={pid}", f"--nofile={before[0]}:{before[1]}")
+        # it may have been replaced meanwhile
+        subprocess.run(["prlimit", f"--pid={pid}", f"--nofile={before[0]}:{before[1]}"], check=False)
 
 
 def _limit_of_files(pid: int) -> tuple[str, str]:
@@ -222,11 +223,18 @@ def emptied(stage: Stage, chance: random.Random) -> Iterator[None]:
 
 @contextmanager
 def read_only(stage: Stage, chance: random.Random) -> Iterator[None]:
-    """A read-only mount of the same directory lies over it."""
-    directory = stage.root / "cache"
-    command("mount", "--bind", directory, directory)
+    """A read-only mount of the same directory lies over it.
+
+    Made elsewhere: over the cache it would be busy with files being written before it is read-only.
+    """
+    directory, elsewhere = stage.root / "cache", stage.root / "images"
+    command("mount", "--bind", directory, elsewhere)
     try:
-        command("mount", "-o", "remount,bind,ro", directory)
+        command("mount", "-o", "remount,bind,ro", elsewhere)
+        command("mount", "--bind", elsewhere, directory)
+    finally:
+        command("umount", elsewhere)
+    try:
         yield
     finally:
         command("umount", "-l", directory)

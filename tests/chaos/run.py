@@ -201,7 +201,7 @@ def chaos(seed: int, only: Sequence[Disturbance], pairs: int, minutes: float, sa
         for disturbance in order:
             run.play([disturbance], chance)
         for _ in range(pairs):
-            run.play(chance.sample(TABLE, 2), chance)
+            run.play(_two_of(TABLE, chance), chance)
         while time.monotonic() - run.began_s < minutes * 60:
             run.play([chance.choice(only)], chance)
         return run.finish()
@@ -242,6 +242,14 @@ def kills(seed: int, kill_count: int, upgrade_count: int, say: Say) -> dict[str,
             kill_pauses_s=[round(s, 3) for s in longest["kill"]],
             upgrade_pauses_s=[round(s, 3) for s in longest["upgrade"]],
         )
+
+
+def _two_of(table: Sequence[Disturbance], chance: random.Random) -> list[Disturbance]:
+    """Not two of the same disk: what is done to it would meet what was done to it."""
+    while True:
+        chosen = chance.sample(table, 2)
+        if not all(disturbance.disk for disturbance in chosen):
+            return chosen
 
 
 def _at(values: Sequence[float], share: float) -> float:
