@@ -91,8 +91,10 @@ def serve(
         mount = lazysif(config=config, log_level="error")
         if cached:
             assert (mount.path / "bio/a.img").read_bytes() == data
+            wanted = {data[i * BLOCK : (i + 1) * BLOCK] for i in broken.blocks}
+            wait_until(lambda: stored(mount.cache_dir, wanted) == len(wanted), "not all of it is cached")
             mount.umount()
-            lose_frames(mount.cache_dir, {data[i * BLOCK : (i + 1) * BLOCK] for i in broken.blocks})
+            lose_frames(mount.cache_dir, wanted)
             mount.start()
         return mount, broken
 
@@ -104,11 +106,15 @@ def serve(
 def lose_frames(cache_dir: Path, blocks: set[bytes]) -> None:
     """Take these blocks out of a cache: then each of them alone is asked for, amid others that are there."""
     with closing(sqlite3.connect(cache_dir / "frames-v1/cache.db")) as database, database:
-        lost = [
-            database.execute("DELETE FROM Cache WHERE key = ?", (blake3(block).digest(),)).rowcount
-            for block in blocks
-        ]
-    assert any(lost)
+        for block in blocks:
+            done = database.execute("DELETE FROM Cache WHERE key = ?", (blake3(block).digest(),))
+            assert done.rowcount == 1
+
+
+def stored(cache_dir: Path, blocks: set[bytes]) -> int:
+    query = "SELECT COUNT(*) FROM Cache WHERE key = ?"
+    with closing(sqlite3.connect(cache_dir / "frames-v1/cache.db")) as database:
+        return sum(database.execute(query, (blake3(block).digest(),)).fetchone()[0] for block in blocks)
 
 
 def set_read_ahead(mount: Mount, kb: int) -> None:
