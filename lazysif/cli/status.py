@@ -69,6 +69,18 @@ def _show(document: dict[str, Any]) -> None:
         f"fetched {format_size(counters['fetched_bytes'])} in {counters['fetch_requests']} requests, "
         f"{counters['errors']} errors"
     )
+    for remote in document.get("remotes", []):
+        if remote["offline_since"]:
+            console.print(
+                f"[red]{remote['name'] or 'origin'} is offline since {remote['offline_since']}: "
+                f"{remote['last_error']}[/red]",
+                soft_wrap=True,
+            )
+    requests = document.get("requests", {})
+    if requests.get("oldest_s", 0.0) > 1:
+        console.print(
+            f"{sum(requests['in_hand'].values())} requests in hand, the oldest for {requests['oldest_s']:.0f} s"
+        )
     if not document["images"]:
         return
     table = Table(box=box.SIMPLE)

@@ -113,12 +113,11 @@ class Contact:
     # --- what askers ask --------------------------------------------------------------------------
 
     def error(self) -> SourceUnavailable:
-        """A new error that says what ails the origin."""
+        """A new error that says what ails the origin; which URL was wanted is known to who asks."""
         if isinstance(self._error, SourceTimeout):
-            return SourceTimeout(f"the origin is offline: {self._error.why}", origin=self._error.origin)
-        why = self._error.why if self._error is not None else "no connection"
-        origin = self._error.origin if self._error is not None else ""
-        return SourceUnavailable(f"the origin is offline: {why}", origin=origin)
+            return SourceTimeout(f"the origin is offline: {self._error.why}")
+        why = self._error.why if self._error is not None else "it says nothing"
+        return SourceUnavailable(f"the origin is offline: {why}")
 
     @property
     def may_try(self) -> bool:

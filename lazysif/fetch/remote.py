@@ -114,7 +114,7 @@ class Remote:
         """
         if known is not None and not self.contact.may_try:
             error = self.contact.error()
-            error.about(image=self._shown(path))
+            error.about(image=self._shown(path), origin=known.location.origin)
             raise error
         budget_s = min(_SHORT_S, _BUDGET_SHARE * self.policy.lookup_budget_s)
         try:

@@ -139,6 +139,13 @@ def test_200_stalled_readers_keep_nobody_else_waiting(
         assert remote["offline_since"]
         assert origin.url in remote["last_error"]
         assert "in hand for" in mount.log()
+        wait_until(lambda: not loop_devices_over(mount.path), "Apptainer's loop device is still there")
+
+
+def loop_devices_over(root: Path) -> list[Path]:
+    """The kernel lets go of them a moment after the job."""
+    files = Path("/sys/block").glob("loop*/loop/backing_file")
+    return [file for file in files if file.exists() and file.read_text().startswith(f"{root}/")]
 
 
 def drop_pages(path: Path) -> None:
