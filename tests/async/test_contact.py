@@ -108,7 +108,8 @@ async def test_offline_nothing_is_read_ahead_and_known_names_are_served_at_once(
     async with world(tmp_path, origin) as it:
         number = await it.open("a.sif")
         await it.read(number, 0, 4096)
-        await wait_all_tasks_blocked(0.05)
+        while origin.under_way:  # noqa: ASYNC110
+            await trio.sleep(0.01)
         contact = it.remotes[""].contact
         gone(contact)
         before = len(origin.requests)
