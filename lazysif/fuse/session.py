@@ -91,8 +91,17 @@ def tune(mountpoint: str, read_ahead_kb: int) -> None:
     """Set the kernel's readahead for this mount and raise its limit of background requests, where root may.
 
     To be called once the mount has answered: the kernel sets both anew when it reads the reply to INIT. The device
-    number comes from /proc, which touches no mount.
+    number comes from /proc, which touches no mount. Where anything fails, they stay as they are: a mount that is not
+    tuned serves all the same.
     """
+    try:
+        _tune(mountpoint, read_ahead_kb)
+    except OSError as error:
+        log.warning("%s is not tuned: %s", mountpoint, error)
+
+
+def _tune(mountpoint: str, read_ahead_kb: int) -> None:
+    """Raises: OSError."""
     found = find_mount(mountpoint)
     if found is None:
         return
