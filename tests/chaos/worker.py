@@ -50,7 +50,7 @@ class Order:
 class Outcome:
     """How an attempt ended: `result` is "bytes", an errno, "failed" (a command) or "wrong".
 
-    `size_bytes` is that of the version which an open gave; `count` is of reads summed up, `took_s` their longest.
+    `size_bytes` is that of the version which an open gave, or of the read; `count` is of reads summed up, `took_s` their longest.
     """
 
     kind: str
@@ -147,15 +147,14 @@ def _read_one(
                     break
                 got += piece
         except OSError as error:
-            teller.tell(began_s, "read", errno_name(error), name, f"at {start + len(got)}")
+            teller.tell(began_s, "read", errno_name(error), name, f"at {start + len(got)}", wanted)
             stop.wait(0.05)
             if error.errno == errno.ESTALE:
                 return
         else:
             right = got == data[start : start + wanted]
-            teller.tell(
-                began_s, "read", BYTES if right else WRONG, name, "" if right else f"{len(got)} at {start}"
-            )
+            detail = "" if right else f"{len(got)} at {start}"
+            teller.tell(began_s, "read", BYTES if right else WRONG, name, detail, wanted)
         time.sleep(chance.uniform(0.001, 0.004))
 
 
