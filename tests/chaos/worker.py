@@ -50,7 +50,8 @@ class Order:
 class Outcome:
     """How an attempt ended: `result` is "bytes", an errno, "failed" (a command) or "wrong".
 
-    `size_bytes` is that of the version which an open gave, or of the read; `count` is of reads summed up, `took_s` their longest.
+    `size_bytes` is that of the version which an open gave, or of the read; `count` is of reads summed up, `took_s`
+    their longest.
     """
 
     kind: str
