@@ -70,7 +70,7 @@ def _episodes(runs: Sequence[dict[str, Any]]) -> list[str]:
     for disturbance in TABLE:
         rows.append([disturbance.name, disturbance.does, _allowed(disturbance)])
         for run in runs:
-            rows[-1].append(_seen([e for e in run["episodes"] if e["name"] == disturbance.name]))
+            rows[-1].append(_seen([e for e in run["episodes"] if e["name"] == disturbance.name], disturbance))
     seeds = [f"seed {run['seed']}" for run in runs]
     pairs = [
         [f"{run['seed']}", e["name"], _seen([e])]
@@ -90,15 +90,26 @@ def _allowed(disturbance: Disturbance) -> str:
     return f"bytes{errors}"
 
 
-def _seen(episodes: Sequence[dict[str, Any]]) -> str:
-    """What readers met, jobs apart, and the longest read."""
+def _seen(episodes: Sequence[dict[str, Any]], disturbance: Disturbance | None = None) -> str:
+    """What readers met, jobs apart, and the longest read.
+
+    Of errors those that may be met: others were met where the ends of two episodes overlap, and judged there.
+    """
     if not episodes:
         return "-"
     outcomes: dict[str, int] = {}
     for episode in episodes:
         for name, count in episode["outcomes"].items():
             outcomes[name] = outcomes.get(name, 0) + count
-    errors = [f"{count} {name}" for name, count in outcomes.items() if name not in ("bytes", "job: bytes")]
+    errors = [
+        f"{count} {name}"
+        for name, count in outcomes.items()
+        if name not in ("bytes", "job: bytes")
+        and (
+            disturbance is None
+            or (disturbance.jobs if name.startswith("job: ") else name in disturbance.reads)
+        )
+    ]
     longest_s = max(episode["longest_read_s"] for episode in episodes)
     bad = sum(len(episode["complaints"]) for episode in episodes)
     return (

@@ -154,6 +154,9 @@ class Episodes(Run):
         episode.undone_s = time.monotonic()
         late = self.referee.wait_for_bytes(READERS, episode.undone_s, RECOVERY_S)
         episode.recovered_s = time.monotonic()
+        if episode.reads:
+            # what is met in the next episode is to be the next one's
+            time.sleep(max(0.0, episode.undone_s + episode.grace_s - episode.recovered_s))
         found = [f"{name} got no bytes within {RECOVERY_S:.0f} s after it" for name in sorted(late)]
         if any(d.disk for d in chosen) and not stage.disk_is_well():
             found.append("the cache is not in use again")
