@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.disturbances import TABLE, Disturbance
+from tests.chaos.disturbances import BY_NAME, TABLE, Disturbance
 from tests.support.mount import REPOSITORY
 
 DOCUMENT = REPOSITORY / "docs/reliability.md"
@@ -70,10 +70,12 @@ def _episodes(runs: Sequence[dict[str, Any]]) -> list[str]:
     for disturbance in TABLE:
         rows.append([disturbance.name, disturbance.does, _allowed(disturbance)])
         for run in runs:
-            rows[-1].append(_seen([e for e in run["episodes"] if e["name"] == disturbance.name], disturbance))
+            rows[-1].append(
+                _seen([e for e in run["episodes"] if e["name"] == disturbance.name], [disturbance])
+            )
     seeds = [f"seed {run['seed']}" for run in runs]
     pairs = [
-        [f"{run['seed']}", e["name"], _seen([e])]
+        [f"{run['seed']}", e["name"], _seen([e], [BY_NAME[name] for name in e["name"].split(" + ")])]
         for run in runs
         for e in run["episodes"]
         if " + " in e["name"]
@@ -90,7 +92,7 @@ def _allowed(disturbance: Disturbance) -> str:
     return f"bytes{errors}"
 
 
-def _seen(episodes: Sequence[dict[str, Any]], disturbance: Disturbance | None = None) -> str:
+def _seen(episodes: Sequence[dict[str, Any]], played: Sequence[Disturbance]) -> str:
     """What readers met, jobs apart, and the longest read.
 
     Of errors those that may be met: others were met where the ends of two episodes overlap, and judged there.
@@ -105,10 +107,7 @@ def _seen(episodes: Sequence[dict[str, Any]], disturbance: Disturbance | None = 
         f"{count} {name}"
         for name, count in outcomes.items()
         if name not in ("bytes", "job: bytes")
-        and (
-            disturbance is None
-            or (disturbance.jobs if name.startswith("job: ") else name in disturbance.reads)
-        )
+        and any(d.jobs if name.startswith("job: ") else name in d.reads for d in played)
     ]
     longest_s = max(episode["longest_read_s"] for episode in episodes)
     bad = sum(len(episode["complaints"]) for episode in episodes)
