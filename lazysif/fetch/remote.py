@@ -101,7 +101,8 @@ class Remote:
         Raises:
             NoSuchEntry, AccessDenied, SourceError: as the origin answers, temporary failures after retries.
         """
-        if self.contact.doubtful:
+        # an origin that is only slow must not fail names that nothing is known of
+        if self.contact.offline or (known is not None and self.contact.doubtful):
             return await self._find_shortly(path, known)
         share = _BUDGET_SHARE if known is None else _REVALIDATION_SHARE
         return await self._find_patiently(path, known, share * self.policy.lookup_budget_s)
@@ -159,7 +160,7 @@ class Remote:
             return None
         self._counters.listing_requests += 1
         budget_s = _BUDGET_SHARE * self.policy.lookup_budget_s
-        if self.contact.doubtful:
+        if self.contact.offline:
             budget_s = min(_SHORT_S, budget_s)
         try:
             with trio.fail_after(budget_s):
