@@ -112,7 +112,7 @@ class RemoteConfig(_Table, frozen=True, kw_only=True):
     @property
     def directory_mode(self) -> int:
         """`mode` with x where r is set; files have no more than `mode`."""
-        return self.mode | (self.mode & 0o444) >> 2
+        return values.directory_mode(self.mode)
 
     @property
     def shown_url(self) -> str:

@@ -180,6 +180,11 @@ def mode(value: object) -> int:
     return bits
 
 
+def directory_mode(file_mode: int) -> int:
+    """Permissions of the directories of a remote: who may read a file may enter the directory."""
+    return file_mode | (file_mode & 0o444) >> 2
+
+
 def owner(value: object) -> str:
     """A user's name or number."""
     text = str(value) if isinstance(value, int) else _text(value)

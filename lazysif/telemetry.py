@@ -62,9 +62,6 @@ class InHand:
     def leave(self, number: int) -> None:
         del self._requests[number]
 
-    def of(self, kind: str) -> int:
-        return self.by_kind().get(kind, 0)
-
     def by_kind(self) -> dict[str, int]:
         return dict(Counter(kind for kind, _ in self._copy()))
 

@@ -29,8 +29,3 @@ class ListedEntry:
     name: str
     attributes: Attributes
     position: int
-
-
-def directory_mode(file_mode: int) -> int:
-    """Permissions of the directories of a remote: who may read a file may enter the directory."""
-    return file_mode | (file_mode & 0o444) >> 2

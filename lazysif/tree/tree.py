@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import trio
 
+from lazysif.config_values import directory_mode
 from lazysif.core.identity import ROOT_INODE, inode_number
 from lazysif.core.inodes import LookupCounts
 from lazysif.core.names import decode_name
@@ -28,7 +29,7 @@ from lazysif.fetch.remote import FoundImage, Remote
 from lazysif.image.open_image import OpenImage
 from lazysif.model import Buffer, EntryKind, Image, InodeNumber
 from lazysif.telemetry import Counters, InHand
-from lazysif.tree.attributes import Attributes, ListedEntry, directory_mode
+from lazysif.tree.attributes import Attributes, ListedEntry
 from lazysif.tree.names import Meaning, Names
 from lazysif.tree.open_images import OpenImages
 from lazysif.tree.state import StateStore
