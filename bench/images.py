@@ -163,7 +163,7 @@ def make_squashfs(
     tree: Path, output: Path, *, compression: str = "gzip", options: Sequence[str] = ()
 ) -> None:
     """Raises: CannotBuild."""
-    _run(
+    run_tool(
         ["mksquashfs", str(tree), str(output), "-comp", compression, "-noappend", "-no-progress", "-quiet",
          "-all-root", "-mkfs-time", str(CREATED_S), "-processors", "2", *options]
     )  # fmt: skip
@@ -208,38 +208,61 @@ def real_sif(directory: Path, say: Callable[[str], None] = lambda line: None) ->
     Raises:
         CannotBuild: not root, debootstrap is missing, or the mirror cannot be reached.
     """
-    apptainer = shutil.which("apptainer") is not None
-    path = directory / f"debian-{DEBIAN_SUITE}-python-{'apptainer' if apptainer else 'plain'}-1.sif"
+    path = directory / f"debian-{DEBIAN_SUITE}-python-{packer()}-1.sif"
     if path.exists():
         return path
-    if os.geteuid() != 0:
-        raise CannotBuild("building the Debian image needs root: debootstrap unpacks files of many owners")
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="build-", dir=directory) as work:
         root = Path(work, "root")
-        say(f"unpacking Debian {DEBIAN_SUITE} with {', '.join(DEBIAN_PACKAGES)}")
-        _run(
-            ["debootstrap", "--variant=minbase", f"--include={','.join(DEBIAN_PACKAGES)}",
-             DEBIAN_SUITE, str(root), debian_mirror()]
-        )  # fmt: skip
-        for archive in root.glob("var/cache/apt/archives/*.deb"):
-            archive.unlink()
+        unpack_debian(root, say)
         reference = root / "opt/reference.bin"
         reference.write_bytes(random.Random(7).randbytes(REFERENCE_BYTES))
-        unfinished = Path(work, "image.sif")
         say("packing the image")
-        if apptainer:
-            _run(
-                ["apptainer", "build", str(unfinished), f"{root}/"],
-                TMPDIR=work,
-                APPTAINER_CACHEDIR=f"{work}/cache",
-            )
-        else:
-            squashfs = Path(work, "root.squashfs")
-            make_squashfs(root, squashfs)
-            write_sif(unfinished, squashfs)
-        unfinished.replace(path)
+        pack_sif(root, path)
     return path
+
+
+def packer() -> str:
+    """What `pack_sif` packs with, for the names of images: they differ by it."""
+    return "apptainer" if shutil.which("apptainer") else "plain"
+
+
+def unpack_debian(root: Path, say: Callable[[str], None]) -> None:
+    """Fill a new directory with Debian, Python and numpy.
+
+    Raises:
+        CannotBuild: not root, debootstrap is missing, or the mirror cannot be reached.
+    """
+    if os.geteuid() != 0:
+        raise CannotBuild("building the Debian image needs root: debootstrap unpacks files of many owners")
+    say(f"unpacking Debian {DEBIAN_SUITE} with {', '.join(DEBIAN_PACKAGES)}")
+    run_tool(
+        ["debootstrap", "--variant=minbase", f"--include={','.join(DEBIAN_PACKAGES)}",
+         DEBIAN_SUITE, str(root), debian_mirror()]
+    )  # fmt: skip
+    for archive in root.glob("var/cache/apt/archives/*.deb"):
+        archive.unlink()
+
+
+def pack_sif(root: Path, path: Path) -> None:
+    """Make a SIF of the directory `root`; `path` appears when it is whole.
+
+    Raises:
+        CannotBuild: Apptainer, or where that is missing mksquashfs, failed.
+    """
+    work = root.parent
+    unfinished = work / "image.sif"
+    if packer() == "apptainer":
+        run_tool(
+            ["apptainer", "build", str(unfinished), f"{root}/"],
+            TMPDIR=str(work),
+            APPTAINER_CACHEDIR=f"{work}/cache",
+        )
+    else:
+        squashfs = work / "root.squashfs"
+        make_squashfs(root, squashfs)
+        write_sif(unfinished, squashfs)
+    unfinished.replace(path)
 
 
 def debian_mirror(apt: Path = Path("/etc/apt")) -> str:
@@ -269,7 +292,12 @@ def default_directory() -> Path:
     return Path(cache) / "lazysif-test-images"
 
 
-def _run(command: list[str], **environment: str) -> None:
+def run_tool(command: list[str], **environment: str) -> None:
+    """Run a command to its end.
+
+    Raises:
+        CannotBuild: it is missing or failed; the text has its last lines.
+    """
     if shutil.which(command[0]) is None:
         raise CannotBuild(f"{command[0]} is not installed")
     done = subprocess.run(
