@@ -18,13 +18,17 @@ import msgspec
 
 from lazysif import config_values as values
 from lazysif import toml_text
+from lazysif.config_remotes import (
+    PARSERS,
+    RemoteConfig,
+    Span,
+    Table,
+    contradictions,
+    kind_of,
+)
 from lazysif.errors import ConfigError
 from lazysif.sizes import ShareOrSize, exact_size
 from lazysif.toml_text import KeyPath
-
-# A year: longer is a slip of the pen, and `inf` breaks JSON in `status`.
-Span = Annotated[float, msgspec.Meta(gt=0, le=31_536_000)]
-SpanOrNone = Annotated[float, msgspec.Meta(ge=0, le=31_536_000)]
 
 
 def _default_dir(system: str, variable: str, home: str) -> Path:
@@ -34,11 +38,7 @@ def _default_dir(system: str, variable: str, home: str) -> Path:
     return (Path(base) if base.startswith("/") else Path.home() / home) / "lazysif"
 
 
-class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table of the file; the fields are its keys."""
-
-
-class CacheConfig(_Table, frozen=True, kw_only=True):
+class CacheConfig(Table, frozen=True, kw_only=True):
     """[cache]: the block cache on this node's disk, and the memory tier above it."""
 
     dir: Path = msgspec.field(
@@ -50,7 +50,7 @@ class CacheConfig(_Table, frozen=True, kw_only=True):
     memory: int = 48 * 1024 * 1024
 
 
-class StateConfig(_Table, frozen=True, kw_only=True):
+class StateConfig(Table, frozen=True, kw_only=True):
     """[state]: what must outlive a restart (inode numbers, sockets, the log)."""
 
     dir: Path = msgspec.field(
@@ -58,14 +58,14 @@ class StateConfig(_Table, frozen=True, kw_only=True):
     )
 
 
-class LogConfig(_Table, frozen=True, kw_only=True):
+class LogConfig(Table, frozen=True, kw_only=True):
     """[log]. `file` None: standard error in the foreground, STATE/lazysif.log in the background."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     file: Path | None = None
 
 
-class MountConfig(_Table, frozen=True, kw_only=True):
+class MountConfig(Table, frozen=True, kw_only=True):
     """[mount]. Only root may give `allow_other` without an entry in /etc/fuse.conf."""
 
     options: tuple[str, ...] = msgspec.field(
@@ -73,7 +73,7 @@ class MountConfig(_Table, frozen=True, kw_only=True):
     )
 
 
-class LimitsConfig(_Table, frozen=True, kw_only=True):
+class LimitsConfig(Table, frozen=True, kw_only=True):
     """[limits]. Timeouts in seconds, for one request of the kernel; `connections` for each remote."""
 
     read_timeout: Span = 60.0
@@ -81,49 +81,7 @@ class LimitsConfig(_Table, frozen=True, kw_only=True):
     connections: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 16
 
 
-class RemoteConfig(_Table, frozen=True, kw_only=True):
-    """[remote.NAME]: one top-level directory; spans in seconds. `name` is "" in source mode."""
-
-    name: str = ""
-    kind: Literal["http"]
-    url: str
-    revalidate: SpanOrNone = 60.0
-    negative: SpanOrNone = 5.0
-    listing: Literal["auto", "off"] = "auto"
-    whole_file: Literal["spool", "refuse"] = "spool"
-    ca_file: Path | None = None
-    username: str | None = None
-    password_file: Path | None = None
-    token_file: Path | None = None
-    owner: str = msgspec.field(default_factory=lambda: str(os.geteuid()))
-    group: str = msgspec.field(default_factory=lambda: str(os.getegid()))
-    mode: int = 0o555
-    stall_timeout: Span = 20.0
-    whole_file_timeout: Span = 600.0
-
-    @property
-    def uid(self) -> int:
-        return values.uid_of(self.owner)
-
-    @property
-    def gid(self) -> int:
-        return values.gid_of(self.group)
-
-    @property
-    def directory_mode(self) -> int:
-        """`mode` with x where r is set; files have no more than `mode`."""
-        return values.directory_mode(self.mode)
-
-    @property
-    def shown_url(self) -> str:
-        """The URL for people: a query may be a signature."""
-        return self.url.partition("?")[0]
-
-    def __repr__(self) -> str:
-        return f"RemoteConfig(name={self.name!r}, kind={self.kind!r}, url={self.shown_url!r})"
-
-
-class Config(_Table, frozen=True, kw_only=True):
+class Config(Table, frozen=True, kw_only=True):
     """All of it. In source mode there is one remote, named "", and it is the mount's root."""
 
     cache: CacheConfig = msgspec.field(default_factory=CacheConfig)
@@ -138,10 +96,10 @@ class Config(_Table, frozen=True, kw_only=True):
         return len(self.remotes) == 1 and self.remotes[0].name == ""
 
 
-_T = TypeVar("_T", bound=_Table)
+_T = TypeVar("_T", bound=Table)
 Problem = tuple[KeyPath, str]
 
-_TABLES: dict[str, type[_Table]] = {
+_TABLES: dict[str, type[Table]] = {
     "cache": CacheConfig,
     "state": StateConfig,
     "log": LogConfig,
@@ -149,7 +107,7 @@ _TABLES: dict[str, type[_Table]] = {
     "limits": LimitsConfig,
 }
 # Keys that are more than a number or one of a few words; all others are checked by their annotation.
-_PARSERS: dict[type[_Table], dict[str, Callable[[object], object]]] = {
+_PARSERS: dict[type[Table], dict[str, Callable[[object], object]]] = {
     CacheConfig: {
         "dir": values.path,
         "size": values.cache_size,
@@ -160,16 +118,7 @@ _PARSERS: dict[type[_Table], dict[str, Callable[[object], object]]] = {
     StateConfig: {"dir": values.path},
     LogConfig: {"file": values.optional_path},
     MountConfig: {"options": values.mount_options},
-    RemoteConfig: {
-        "url": values.url,
-        "ca_file": values.readable_file,
-        "username": values.username,
-        "password_file": values.secret_file,
-        "token_file": values.secret_file,
-        "owner": values.owner,
-        "group": values.group,
-        "mode": values.mode,
-    },
+    **PARSERS,
 }
 
 
@@ -186,16 +135,6 @@ def _plain(kind: Any, given: object, *, strict: bool) -> object:
     except msgspec.ValidationError as error:
         text = str(error).replace("`", "").replace("float", "number").replace("int", "whole number")
         raise ValueError(f"{text[0].lower()}{text[1:]}; found {given!r}") from None
-
-
-def _credential_problems(given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    user, password, token = (given.get(key) for key in ("username", "password_file", "token_file"))
-    if token and (user or password):
-        yield "token_file", "a token and a user name contradict each other: leave one of them out"
-    elif user and not password:
-        yield "username", "a user name needs a password: name its file in password_file"
-    elif password and not user:
-        yield "password_file", "a password needs its user: write username"
 
 
 def _table(
@@ -225,10 +164,10 @@ def _table(
             problems.append(((*path, key), str(error)))
     if base is not None:
         built = {**msgspec.structs.asdict(base), **built}
-    elif kind is RemoteConfig:
+    elif issubclass(kind, RemoteConfig):
         built["name"] = name
-    if kind is RemoteConfig:
-        problems += [((*path, key), text) for key, text in _credential_problems({**given, **built})]
+    if issubclass(kind, RemoteConfig):
+        problems += [((*path, key), text) for key, text in contradictions({**given, **built})]
     for field in fields.values():
         if field.required and field.name not in built and field.name not in given:
             problems.append(
@@ -236,6 +175,18 @@ def _table(
             )
     found += problems
     return None if problems else kind(**built)
+
+
+def _remote(path: KeyPath, given: object, found: list[Problem], *, name: str = "") -> RemoteConfig | None:
+    """One remote's table, with the keys of its kind: without that nothing can be said of the others."""
+    if not isinstance(given, Mapping) or "kind" not in given:
+        given = {} if isinstance(given, Mapping) else given
+        return _table(RemoteConfig, path, given, found, name=name)
+    try:
+        return _table(kind_of(given["kind"]), path, given, found, name=name)
+    except ValueError as error:
+        found.append(((*path, "kind"), str(error)))
+        return None
 
 
 def _config(given: Mapping[str, object], found: list[Problem]) -> Config:
@@ -260,7 +211,7 @@ def _config(given: Mapping[str, object], found: list[Problem]) -> Config:
             values.remote_name(name)
         except ValueError as error:
             found.append((("remote", name), str(error)))
-        remote = _table(RemoteConfig, ("remote", name), value, found, name=name)
+        remote = _remote(("remote", name), value, found, name=name)
         remotes += [remote] if remote else []
     return Config(remotes=tuple(remotes), **{key: table for key, table in built.items() if table})
 
@@ -326,7 +277,7 @@ def config_for_source(url: str, settings: Mapping[str, object] | None = None) ->
     found: list[Problem] = []
     given: dict[str, object] = {"kind": "http", "url": url}
     given |= {key: value for key, value in (settings or {}).items() if value is not None}
-    remote = _table(RemoteConfig, ("remote",), given, found)
+    remote = _remote(("remote",), given, found)
     _raise_first([f"{toml_text.dotted(where[1:])}: {what}" for where, what in found])
     return Config(remotes=(remote,) if remote else ())
 
@@ -349,7 +300,7 @@ def with_overrides(config: Config, settings: Mapping[str, object]) -> Config:
         path = toml_text.only_path(f"{dotted} = 0") or (dotted,)
         tables.setdefault(path[:-1], {})[path[-1]] = value
     replaced: dict[KeyPath, Any] = {}
-    olds: dict[KeyPath, _Table] = {(key,): getattr(config, key) for key in _TABLES}
+    olds: dict[KeyPath, Table] = {(key,): getattr(config, key) for key in _TABLES}
     olds |= {("remote", remote.name): remote for remote in config.remotes}
     for path, given in tables.items():
         if path in olds:
@@ -366,7 +317,7 @@ def with_overrides(config: Config, settings: Mapping[str, object]) -> Config:
     )
 
 
-def _shown(table: _Table, key: str, value: object) -> str | int | float | tuple[str, ...]:
+def _shown(table: Table, key: str, value: object) -> str | int | float | tuple[str, ...]:
     if isinstance(value, Path | ShareOrSize):
         return str(value)
     if isinstance(table, CacheConfig) and isinstance(value, int):
@@ -377,7 +328,7 @@ def _shown(table: _Table, key: str, value: object) -> str | int | float | tuple[
     return value
 
 
-def _section(head: str, table: _Table, *, whole: bool = False) -> Iterator[str]:
+def _section(head: str, table: Table, *, whole: bool = False) -> Iterator[str]:
     yield f"[{head}]"
     for key, value in msgspec.structs.asdict(table).items():
         if value is None or key == "name":

@@ -7,6 +7,7 @@ kernel, control socket, cache, fetches, state.
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import os
 import shutil
@@ -21,23 +22,23 @@ from lazysif import __version__
 from lazysif.cache.block_cache import BlockCache, CacheSettings
 from lazysif.cache.directory import DirectoryLock, prepare_directory
 from lazysif.cache.fsck_online import OnlineFsck
-from lazysif.config import Config, RemoteConfig
-from lazysif.config_values import read_secret
+from lazysif.config import Config
+from lazysif.config_remotes import RemoteConfig
 from lazysif.control.address import make_runtime_directory, socket_path
 from lazysif.control.server import ControlServer
 from lazysif.control.watchdog import Watchdog, iso_time
+from lazysif.core.asked import words_of
 from lazysif.core.names import origin_of
 from lazysif.errors import LazysifError
 from lazysif.fetch.contact import Contact, WatchedTransport
 from lazysif.fetch.fetcher import Fetcher, FetchLimits
 from lazysif.fetch.flights import FlightTable
+from lazysif.fetch.locations import Locations
 from lazysif.fetch.remote import Remote, RemotePolicy
 from lazysif.fuse import session
 from lazysif.fuse.operations import Operations
-from lazysif.registries.http import HttpRegistry
+from lazysif.remotes import make_transport, source_of
 from lazysif.telemetry import Counters
-from lazysif.transport.credentials import make_auth
-from lazysif.transport.httpx_transport import HttpxTransport
 from lazysif.tree.open_images import OpenImages
 from lazysif.tree.state import StateStore
 from lazysif.tree.tree import Tree
@@ -129,6 +130,7 @@ class Daemon:
                 lookup_timeout_s=config.limits.lookup_timeout,
                 read_timeout_s=config.limits.read_timeout,
                 whole_file_timeout_s=max(r.whole_file_timeout for r in config.remotes),
+                asked=connection.asked,
             )
             operations = Operations(tree, self._counters, config.cache.block_size)
             self._tree = tree
@@ -173,10 +175,12 @@ class Daemon:
             log.info("%s is served by version %s", self._mountpoint, __version__)
 
     async def _show_life(self, connection: session.KeptConnection) -> None:
-        """The keeper replaces a daemon that says nothing."""
+        """The keeper replaces a daemon that says nothing, and tells the next one what this one had in hand."""
         while True:
             await trio.sleep(1.0)
-            connection.say(b"alive")
+            connection.asked.awake(time.monotonic())
+            in_hand = self._tree.in_hand.listed() if self._tree is not None else []
+            connection.say(b"alive " + json.dumps(words_of(in_hand)).encode())
 
     async def _end_on_signal(self, serving: trio.CancelScope) -> None:
         """Take no more requests; those that are not answered soon are asked again of the next daemon."""
@@ -202,17 +206,11 @@ class Daemon:
 
     def _remote(self, remote: RemoteConfig, nursery: trio.Nursery, flights: FlightTable) -> Remote:
         limits = self._config.limits
-        password = read_secret(remote.password_file) if remote.password_file else ""
-        token = read_secret(remote.token_file) if remote.token_file else None
         contact = Contact(remote.name)
-        sender = HttpxTransport(
-            remote.url,
-            auth=make_auth(username=remote.username, password=password, token=token),
-            ca_file=str(remote.ca_file) if remote.ca_file else None,
-            # probes and listings have no lane: they must not wait behind the flow of data
-            connections=limits.connections + 8,
-        )
-        transport = WatchedTransport(sender, contact)
+        source = source_of(remote)
+        # probes and listings have no lane: they must not wait behind the flow of data
+        transport = WatchedTransport(make_transport(remote, source, limits.connections + 8), contact)
+        registry = source.make_registry(transport)
         nursery.start_soon(transport.watch, remote.stall_timeout, name=f"watch of {remote.name}")
         fetcher = Fetcher(
             nursery,
@@ -226,6 +224,7 @@ class Daemon:
                 whole_file_budget_s=remote.whole_file_timeout,
             ),
             self._counters,
+            Locations(registry, self._counters),
             contact,
         )
         policy = RemotePolicy(
@@ -240,7 +239,6 @@ class Daemon:
             gid=remote.gid,
             mode=remote.mode,
         )
-        registry = HttpRegistry(remote.url, transport, remote.listing)
         return Remote(remote.name, registry, transport, fetcher, policy, self._counters)
 
     def status(self) -> dict[str, Any]:

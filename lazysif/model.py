@@ -59,16 +59,39 @@ class Validator:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionParameter:
+    """How an object store names versions: answers say one in `header`, `?parameter=` asks for it again."""
+
+    header: str
+    parameter: str
+
+
+@dataclass(frozen=True, slots=True)
 class Location:
     """Where a registry says that the bytes of a name are.
 
     Args:
-        url: to be asked for ranges; may be signed, so it is never shown to people.
-        origin: the same without userinfo and query: identity and what people see.
+        url: to be asked for ranges; may be signed, so it is never shown to people. "" is not known (any more):
+            the registry is asked to renew it when bytes are needed.
+        origin: identity and what people see: no userinfo, no signature.
+        validator: the version, where the registry knows it: a digest of the whole file ("sha256:<hex>",
+            "md5:<hex>") or a generation. None: what the first answer says.
+        size_bytes: where the registry knows it exactly.
+        expires_at_s: seconds since 1970 when the URL stops to be valid; None: not known.
+        content_addressed: the URL holds the digest, so its answers need no validator of their own.
+        version: where the store keeps old versions: the one that the first answer names is asked for from then on.
     """
 
     url: str
     origin: str
+    validator: Validator | None = None
+    size_bytes: int | None = None
+    expires_at_s: float | None = None
+    content_addressed: bool = False
+    version: VersionParameter | None = None
+
+    def __repr__(self) -> str:
+        return f"Location(origin={self.origin!r}, validator={self.validator!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +108,14 @@ class Image:
     """False where the origin answers 200 to a ranged request: read by one whole download."""
     modified_s: int = 0
     """Last-Modified as seconds since 1970, 0 if the origin does not say."""
+    guard: Validator | None = None
+    """What the answers with its bytes say of the version, where that is not `validator`: a registry knows a
+    digest, and the server that it leads to an ETag."""
+
+    @property
+    def condition(self) -> Validator:
+        """The validator that requests for its bytes carry, and that their answers must repeat."""
+        return self.guard if self.guard is not None else self.validator
 
     @property
     def name(self) -> str:
@@ -115,6 +146,7 @@ class Request:
         byte_range: None asks for the whole.
         stall_s: longest silence between two pieces of the answer.
         total_s: longest time for the whole answer, body included.
+        anew: follow redirects from the start, where a target is kept from before.
     """
 
     url: str
@@ -122,6 +154,7 @@ class Request:
     byte_range: ByteRange | None = None
     stall_s: float = 20.0
     total_s: float = 60.0
+    anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +209,21 @@ class Transport(Protocol):
 class Registry(Protocol):
     """Turns the path of a name below its remote into a location, and lists directories where its kind can."""
 
-    async def locate(self, path: str) -> Location:
-        """Raises: NoSuchEntry, AccessDenied, SourceError."""
+    async def locate(self, path: str) -> Location | None:
+        """Where the image of that name is now; None for a name that is a directory on the way to images.
+
+        May ask the origin; who calls remembers the answer for as long as names are believed.
+
+        Raises: NoSuchEntry, AccessDenied, SourceError.
+        """
+        ...
+
+    async def renew(self, image: Image) -> Location:
+        """Where the bytes of this very version are now: asked when its URL has expired or was refused.
+
+        Raises: ImageChanged where the name has another version and the old one cannot be asked for; else as
+        `locate`.
+        """
         ...
 
     async def list(self, path: str) -> tuple[DirectoryEntry, ...] | None:

@@ -7,6 +7,7 @@ readers take a copy.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import asdict, dataclass
 from itertools import count
 
@@ -28,6 +29,7 @@ class Counters:
     joins: int = 0
     readahead_blocks: int = 0
     retries: int = 0
+    renewals: int = 0
     image_changes: int = 0
     errors: int = 0
     unexpected_errors: int = 0
@@ -51,23 +53,27 @@ class InHand:
 
     def __init__(self) -> None:
         self._numbers = count()
-        self._requests: dict[int, tuple[str, float]] = {}
+        self._requests: dict[int, tuple[str, float, Hashable]] = {}
 
-    def enter(self, kind: str, now: float) -> int:
-        """Note a request; give what this returns to `leave`."""
+    def enter(self, kind: str, since_s: float, what: Hashable = None) -> int:
+        """Note a request that waits since then, and `what` it asks for; give what this returns to `leave`."""
         number = next(self._numbers)
-        self._requests[number] = (kind, now)
+        self._requests[number] = (kind, since_s, what)
         return number
 
     def leave(self, number: int) -> None:
         del self._requests[number]
 
     def by_kind(self) -> dict[str, int]:
-        return dict(Counter(kind for kind, _ in self._copy()))
+        return dict(Counter(kind for kind, _, _ in self._copy()))
 
     def oldest_s(self, now: float) -> float:
         """Age of the oldest, 0.0 where nothing is in hand."""
-        return max((now - began for _, began in self._copy()), default=0.0)
+        return max((now - since_s for _, since_s, _ in self._copy()), default=0.0)
 
-    def _copy(self) -> list[tuple[str, float]]:
+    def listed(self) -> list[tuple[Hashable, float]]:
+        """What each asks for, and since when."""
+        return [((kind, what), since_s) for kind, since_s, what in self._copy()]
+
+    def _copy(self) -> list[tuple[str, float, Hashable]]:
         return list(self._requests.copy().values())

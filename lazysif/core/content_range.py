@@ -197,10 +197,10 @@ def check_range_answer(head: AnswerHead, asked: ByteRange, image: Image) -> None
     """
     if head.status == 206:
         _check_partial(head, asked, image.size_bytes)
-        _check_version(head, image.validator)
+        _check_version(head, image.condition)
         return
     if head.status == 200:
-        _check_version(head, image.validator)
+        _check_version(head, image.condition)
         raise SourceProtocolError("the origin answered a request for a range with the whole file (200)")
     _raise_changed_or_refused(head)
 
@@ -209,7 +209,7 @@ def check_whole_answer(head: AnswerHead, image: Image) -> None:
     """Raise unless this is the whole of this version (for origins without ranges); errors as for a range."""
     if head.status == 200:
         _check_coding(head)
-        _check_version(head, image.validator)
+        _check_version(head, image.condition)
         if content_length(head.headers) != image.size_bytes:
             raise ImageChanged(f"the file at the origin no longer has {image.size_bytes} bytes")
         return
@@ -249,10 +249,13 @@ class IsFile:
 ProbeVerdict = Unchanged | IsDirectory | IsFile
 
 
-def judge_probe(head: AnswerHead, asked: ByteRange, asked_url: str) -> ProbeVerdict:
+def judge_probe(
+    head: AnswerHead, asked: ByteRange, asked_url: str, *, content_addressed: bool = False
+) -> ProbeVerdict:
     """What the first ranged GET of a name tells.
 
-    A range without a validator could be joined with nothing, so such a file counts as one without ranges.
+    A range without a validator could be joined with nothing, so such a file counts as one without ranges, unless
+    its URL is `content_addressed` (holds the digest).
 
     Raises:
         NoSuchEntry, AccessDenied, SourceUnavailable, SourceProtocolError: as the status says, or for a file
@@ -267,7 +270,7 @@ def judge_probe(head: AnswerHead, asked: ByteRange, asked_url: str) -> ProbeVerd
     modified_s = http_date_s(head.headers.get("last-modified", ""))
     if head.status == 206:
         total = _check_partial(head, asked, None)
-        if validator == NO_VALIDATOR:
+        if validator == NO_VALIDATOR and not content_addressed:
             _check_size(total, _LARGEST_WHOLE)
             return IsFile(total, validator, modified_s, ranges=False, body=None)
         _check_size(total, _LARGEST_RANGED)

@@ -11,17 +11,14 @@ from urllib.parse import urlsplit
 
 import trio
 
-from lazysif.config import RemoteConfig
-from lazysif.config_values import read_secret
+from lazysif.config_remotes import RemoteConfig
 from lazysif.core import diagnosis
 from lazysif.core.content_range import IsFile, http_date_s, judge_probe
 from lazysif.core.diagnosis import Finding
 from lazysif.core.names import has_image_suffix, origin_of
 from lazysif.errors import AccessDenied, LazysifError, NoSuchEntry
-from lazysif.model import AnswerHead, ByteRange, EntryKind, Request, ValidatorKind
-from lazysif.registries.http import HttpRegistry
-from lazysif.transport.credentials import make_auth
-from lazysif.transport.httpx_transport import HttpxTransport
+from lazysif.model import AnswerHead, ByteRange, EntryKind, Registry, Request, Transport, ValidatorKind
+from lazysif.remotes import make_transport, source_of
 
 _STEP_S = 3.0
 _ANSWERS_S = 5.0
@@ -112,17 +109,11 @@ async def _answers(remote: RemoteConfig, name: str, host: str, image: str | None
     began_s = time.time()
     findings = []
     try:
-        password = read_secret(remote.password_file) if remote.password_file else ""
-        token = read_secret(remote.token_file) if remote.token_file else None
-        transport = HttpxTransport(
-            remote.url,
-            auth=make_auth(username=remote.username, password=password, token=token),
-            ca_file=str(remote.ca_file) if remote.ca_file else None,
-            connections=2,
-        )
+        source = source_of(remote)
+        transport = make_transport(remote, source, connections=2)
         with trio.fail_after(_ANSWERS_S):
             try:
-                findings.append(await _answer(remote, transport, name, image, heads))
+                findings.append(await _answer(source.make_registry(transport), transport, name, image, heads))
             finally:
                 await transport.aclose()
     except trio.TooSlowError:
@@ -139,12 +130,13 @@ async def _answers(remote: RemoteConfig, name: str, host: str, image: str | None
 
 
 async def _answer(
-    remote: RemoteConfig, transport: HttpxTransport, name: str, given: str | None, heads: list[AnswerHead]
+    registry: Registry, transport: Transport, name: str, given: str | None, heads: list[AnswerHead]
 ) -> Finding:
     check = f"{name}: answer"
-    registry = HttpRegistry(remote.url, transport, remote.listing)
     path = given if given is not None else await _listed_image(registry)
     location = await registry.locate(path or "")
+    if location is None:
+        return diagnosis.note(check, f"{path} is a directory there", "give --image the name of an image")
     began_s = trio.current_time()
     request = Request(location.url, byte_range=_FIRST_BYTES, stall_s=_ANSWERS_S, total_s=_ANSWERS_S)
     async with transport.send(request) as answer:
@@ -154,7 +146,9 @@ async def _answer(
         if path is None:
             return _without_image(check, head, elapsed_s)
         try:
-            verdict = judge_probe(head, _FIRST_BYTES, location.origin)
+            verdict = judge_probe(
+                head, _FIRST_BYTES, location.origin, content_addressed=location.content_addressed
+            )
         except NoSuchEntry as error:
             return diagnosis.problem(check, f"{path}: {error.why}", "see the name, and the remote's url")
     if not isinstance(verdict, IsFile):
@@ -176,7 +170,7 @@ def _without_image(check: str, head: AnswerHead, elapsed_s: float) -> Finding:
     )
 
 
-async def _listed_image(registry: HttpRegistry) -> str | None:
+async def _listed_image(registry: Registry) -> str | None:
     """The first image in the listing, or in that of one of its first directories."""
     todo = [""]
     asked = 0

@@ -145,12 +145,11 @@ def _secrets(config: Config) -> Iterator[str]:
     """What must not be in the report, in whatever form. It goes through a pipe to our parent and nowhere else."""
     for remote in config.remotes:
         yield from _query(remote.url)
-        for file in (remote.password_file, remote.token_file):
-            if file is not None:
-                try:
-                    yield read_secret(file)
-                except LazysifError:
-                    continue  # it cannot be read, so nothing of it can be in the report
+        for file in remote.secret_files():
+            try:
+                yield read_secret(file)
+            except LazysifError:
+                continue  # it cannot be read, so nothing of it can be in the report
 
 
 def _parts(value: str) -> Iterator[str]:

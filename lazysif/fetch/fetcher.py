@@ -23,11 +23,19 @@ from lazysif.core.content_range import (
     same_version_headers,
 )
 from lazysif.core.retry import retry_delay_s
-from lazysif.errors import ImageChanged, LazysifError, SourceError, SourceProtocolError, SourceUnavailable
+from lazysif.errors import (
+    AccessDenied,
+    ImageChanged,
+    LazysifError,
+    SourceError,
+    SourceProtocolError,
+    SourceUnavailable,
+)
 from lazysif.fetch.contact import Contact
 from lazysif.fetch.flights import Flight, FlightTable
 from lazysif.fetch.lanes import Lanes, Ticket
-from lazysif.model import Buffer, Image, Request, Transport, Validator, ValidatorKind
+from lazysif.fetch.locations import Locations
+from lazysif.model import Buffer, Image, Location, Request, Transport, Validator, ValidatorKind
 from lazysif.telemetry import Counters
 
 log = logging.getLogger(__name__)
@@ -80,6 +88,7 @@ class Fetcher:
     Args:
         nursery: of the daemon; extents run in it.
         flights: shared by all remotes of the daemon.
+        locations: where the bytes of each version are now.
         contact: what `transport` tells of the origin; extents that somebody waits for share the tries of an
             origin that is offline, others are not sent.
     """
@@ -91,9 +100,11 @@ class Fetcher:
         flights: FlightTable,
         limits: FetchLimits,
         counters: Counters,
+        locations: Locations,
         contact: Contact | None = None,
     ) -> None:
         self.contact = contact or Contact()
+        self.locations = locations
         self._nursery = nursery
         self._transport = transport
         self._flights = flights
@@ -195,6 +206,17 @@ class Fetcher:
         return 1 if self.contact.offline else 3
 
     async def _transfer(self, extent: Extent, total_s: float, stall_s: float) -> None:
+        """Bring what the extent still lacks; a URL that is refused is renewed once, if it can be."""
+        location = await self.locations.current(extent.image)
+        try:
+            await self._request(extent, location, total_s, stall_s)
+        except (AccessDenied, ImageChanged):
+            renewed = await self.locations.renewed(extent.image, location)
+            if renewed.url == location.url:
+                raise
+            await self._request(extent, renewed, total_s, stall_s)
+
+    async def _request(self, extent: Extent, location: Location, total_s: float, stall_s: float) -> None:
         """One request for what the extent still lacks."""
         image, blocks = extent.image, extent.remaining()
         if image.ranges:
@@ -203,8 +225,8 @@ class Fetcher:
             self._refuse_second_download(image)
             asked, blocks = None, range(extent.block_map.count)
         request = Request(
-            url=image.location.url,
-            headers=same_version_headers(image.validator),
+            url=location.url,
+            headers=same_version_headers(image.condition),
             byte_range=asked,
             stall_s=stall_s,
             total_s=max(total_s, 0.1),
@@ -225,9 +247,9 @@ class Fetcher:
 
         One that a predecessor of this process began is a first one, too.
         """
-        if image.validator.kind is not ValidatorKind.NONE:
+        if image.condition.kind is not ValidatorKind.NONE:
             return
-        if image.id in self._unrepeatable or not image.validator.value.startswith(self._downloads):
+        if image.id in self._unrepeatable or not image.condition.value.startswith(self._downloads):
             raise ImageChanged("the origin gives no validator, so its file cannot be downloaded in two goes")
 
     async def _land_blocks(
@@ -258,7 +280,7 @@ class Fetcher:
         flight = extent.flights.pop(index, None)
         if flight is None:
             return  # a whole download passes blocks that nobody lacks
-        if extent.image.validator.kind is ValidatorKind.NONE:
+        if extent.image.condition.kind is ValidatorKind.NONE:
             self._unrepeatable.add(extent.image.id)
         extent.sink.accept(index, data)
         self._flights.remove(extent.image.id, index)

@@ -11,6 +11,7 @@ import trio
 
 from lazysif.core.content_range import IsDirectory, IsFile, Unchanged, changed_headers, judge_probe
 from lazysif.core.identity import image_id
+from lazysif.core.locations import generation_of, pinned
 from lazysif.core.retry import retry_delay_s
 from lazysif.errors import LazysifError, SourceProtocolError, SourceTimeout
 from lazysif.fetch.fetcher import Fetcher
@@ -22,6 +23,7 @@ from lazysif.model import (
     Registry,
     Request,
     Transport,
+    Validator,
     ValidatorKind,
 )
 from lazysif.telemetry import Counters
@@ -120,8 +122,8 @@ class Remote:
         budget_s = min(_SHORT_S, _BUDGET_SHARE * self.policy.lookup_budget_s)
         try:
             async with self._short_tries:
-                location = await self._registry.locate(path)
-                return await self._probe(path, location, known, budget_s, budget_s / 2)
+                location = await self._located(path, budget_s)
+                return await self._told(path, location, known, budget_s, budget_s / 2)
         except LazysifError as error:
             error.about(image=self._shown(path))
             raise
@@ -129,12 +131,15 @@ class Remote:
     async def _find_patiently(self, path: str, known: Image | None, budget_s: float) -> Found:
         began = trio.current_time()
         attempt = 0
+        asked, location = False, None
         while True:
             attempt += 1
-            elapsed_s = trio.current_time() - began
             try:
-                location = await self._registry.locate(path)
-                return await self._probe(path, location, known, budget_s - elapsed_s, self.policy.stall_s)
+                if not asked:
+                    location = await self._located(path, budget_s - (trio.current_time() - began))
+                    asked = True
+                left_s = budget_s - (trio.current_time() - began)
+                return await self._told(path, location, known, left_s, self.policy.stall_s)
             except LazysifError as error:
                 delay_s = retry_delay_s(
                     error,
@@ -150,10 +155,6 @@ class Remote:
                 self._counters.retries += 1
                 await trio.sleep(delay_s)
 
-    async def relocate(self, image: Image) -> Image:
-        """An image out of the state directory, with the location that its name has now."""
-        return replace(image, location=await self._registry.locate(image.path))
-
     async def list(self, path: str) -> tuple[DirectoryEntry, ...] | None:
         """See `model.Registry.list`; None too where listings are switched off."""
         if not self.policy.listing:
@@ -166,10 +167,7 @@ class Remote:
             with trio.fail_after(budget_s):
                 return await self._registry.list(path)
         except trio.TooSlowError:
-            location = await self._registry.locate(path)
-            raise SourceTimeout(
-                "no listing from the origin in time", image=self._shown(path), origin=location.origin
-            ) from None
+            raise SourceTimeout("no listing from the origin in time", image=self._shown(path)) from None
         except LazysifError as error:
             error.about(image=self._shown(path))
             raise
@@ -180,34 +178,63 @@ class Remote:
     def _shown(self, path: str) -> str:
         return "/".join(part for part in (self.name, path) if part)
 
+    async def _located(self, path: str, budget_s: float) -> Location | None:
+        try:
+            with trio.fail_after(max(budget_s, 0.1)):
+                return await self._registry.locate(path)
+        except trio.TooSlowError:
+            raise SourceTimeout("no answer from the registry in time") from None
+
+    async def _told(
+        self, path: str, location: Location | None, known: Image | None, total_s: float, stall_s: float
+    ) -> Found:
+        """What the name is by what the registry says, and by a probe unless that says it all."""
+        if location is None:
+            return FoundDirectory()
+        if known is not None and _says_same(location, known):
+            same = pinned(location, known.validator)
+            found: Found = FoundImage(replace(known, location=same), b"", unchanged=True)
+        else:
+            found = await self._probe(path, location, known, total_s, stall_s)
+        if isinstance(found, FoundImage):
+            self.fetcher.locations.learned(found.image)
+        return found
+
     async def _probe(
         self, path: str, location: Location, known: Image | None, total_s: float, stall_s: float
     ) -> Found:
         asked = ByteRange(0, self.policy.probe_bytes)
         self._counters.probe_requests += 1
-        if known is not None:
+        # a registry that names another version is not asked whether the old one still holds
+        conditional = known if location.validator is None else None
+        if conditional is not None:
             self._counters.revalidations += 1
         request = Request(
             url=location.url,
-            headers=changed_headers(known.validator) if known is not None else {},
+            headers=changed_headers(conditional.condition) if conditional is not None else {},
             byte_range=asked,
             stall_s=min(stall_s, self.policy.stall_s),
             total_s=max(total_s, 0.1),
+            anew=True,
         )
         try:
             async with self._transport.send(request) as answer:
-                verdict = judge_probe(answer.head, asked, location.origin)
+                verdict = judge_probe(
+                    answer.head, asked, location.origin, content_addressed=location.content_addressed
+                )
                 match verdict:
                     case IsDirectory():
                         return FoundDirectory()
                     case Unchanged():
-                        if known is None:
+                        if conditional is None:
                             raise SourceProtocolError(
                                 "the origin answered 304 to a request without conditions"
                             )
-                        return FoundImage(replace(known, location=location), b"", unchanged=True)
+                        same = pinned(location, conditional.validator)
+                        return FoundImage(replace(conditional, location=same), b"", unchanged=True)
                     case IsFile():
-                        image = self._image(path, location, verdict)
+                        generation = generation_of(location, answer.head.headers)
+                        image = self._image(path, location, verdict, generation)
                         async with aclosing(answer.chunks()) as chunks:
                             first = await self._first_bytes(chunks, verdict)
                         return FoundImage(image, first, unchanged=known is not None and known.id == image.id)
@@ -230,23 +257,41 @@ class Remote:
             raise SourceProtocolError("the origin's answer is shorter than it says")
         return b"".join(pieces)
 
-    def _image(self, path: str, location: Location, verdict: IsFile) -> Image:
-        validator = verdict.validator
+    def _image(self, path: str, location: Location, verdict: IsFile, generation: Validator | None) -> Image:
+        guard = verdict.validator
         if not verdict.ranges:
             if not self.policy.spool_whole:
                 raise SourceProtocolError(
                     "the origin cannot serve parts of the file",
                     hint='whole_file = "spool" in its remote allows to download it whole',
                 )
-            if validator.kind is ValidatorKind.NONE:
-                validator = self.fetcher.new_download()
+            if guard.kind is ValidatorKind.NONE:
+                guard = self.fetcher.new_download()
+        if location.size_bytes not in (None, verdict.size_bytes):
+            raise SourceProtocolError(
+                f"the registry says {location.size_bytes} bytes, and the file has {verdict.size_bytes}"
+            )
+        if location.content_addressed and location.validator is not None:
+            guard = location.validator
+        validator = location.validator or generation or guard
         return Image(
             id=image_id(location.origin, validator, verdict.size_bytes),
             remote=self.name,
             path=path,
-            location=location,
+            location=pinned(location, validator),
             size_bytes=verdict.size_bytes,
             validator=validator,
             ranges=verdict.ranges,
             modified_s=verdict.modified_s,
+            guard=guard if guard != validator else None,
         )
+
+
+def _says_same(location: Location, known: Image) -> bool:
+    """Whether the registry itself says that the name stands for the version known before."""
+    return (
+        location.validator is not None
+        and location.validator == known.validator
+        and location.origin == known.location.origin
+        and location.size_bytes in (None, known.size_bytes)
+    )

@@ -12,7 +12,7 @@ from lazysif.core import index_page
 from lazysif.core.content_range import refusal
 from lazysif.core.names import join_url, origin_of
 from lazysif.errors import FormatError, NoSuchEntry, SourceProtocolError
-from lazysif.model import Answer, AnswerHead, DirectoryEntry, Location, Request, Transport
+from lazysif.model import Answer, AnswerHead, DirectoryEntry, Image, Location, Request, Transport
 
 # Caddy gives JSON to whoever asks for it; nginx and Apache do not look at it. Always the same words, so that
 # a proxy can serve two nodes with one answer.
@@ -40,6 +40,10 @@ class HttpRegistry:
         """The URL of `path`; nothing is asked. Raises: NoSuchEntry for what cannot be a path of names."""
         url = self._url(path)
         return Location(url, origin_of(url))
+
+    async def renew(self, image: Image) -> Location:
+        """As `locate`: the URL is the name's own, and conditions tell versions apart."""
+        return await self.locate(image.path)
 
     async def list(self, path: str) -> tuple[DirectoryEntry, ...] | None:
         """Entries of the directory `path`; None where the origin gives no index page.

@@ -1,7 +1,7 @@
 """The httpx transport: one connection pool per remote. The only home of httpx.
 
-Redirects are followed by hand, because httpx keeps custom headers across origins; here the credentials are
-added hop by hop, and only at the origin they belong to. httpcore 1.0.9 loses pool slots for good when a request
+Redirects are followed by hand, because httpx keeps custom headers across origins; here the keyring is asked hop
+by hop. httpcore 1.0.9 loses pool slots for good when a request
 is cancelled while it waits for one or connects (encode/httpcore#1093), so a limiter below the pool's size makes
 sure that nobody waits inside the pool, and callers are flights that nobody cancels.
 """
@@ -14,23 +14,27 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import cast
-from urllib.parse import urljoin
 
 import httpx
 import trio
 
 from lazysif import __version__
 from lazysif.core.content_range import range_header
-from lazysif.core.names import is_inward, origin_of, same_origin
+from lazysif.core.names import origin_of
 from lazysif.errors import LazysifError, SourceProtocolError, SourceTimeout, SourceUnavailable
 from lazysif.model import AnswerHead, Request
+from lazysif.transport.credentials import Keyring
+from lazysif.transport.redirects import (
+    MAX_REDIRECTS,
+    REFUSALS,
+    STATUSES,
+    InwardGuard,
+    Targets,
+    redirect_target,
+)
 
-_MAX_REDIRECTS = 5
 _CONNECT_S = 10.0
 _KEEPALIVE_S = 60.0
-_MAX_HOSTS = 100
-_RESOLVED_S = 60.0
-_REDIRECTS = (301, 302, 303, 307, 308)
 _HEADER_TEXT = "latin-1"
 """Byte for byte (RFC 9110 section 5.5): httpx guesses, and an ETag must go back as it came."""
 
@@ -39,8 +43,8 @@ class HttpxTransport:
     """GETs for one remote.
 
     Args:
-        base_url: the origin that `auth` belongs to; it is sent nowhere else.
-        auth: credentials, or None.
+        base_url: the remote's own address; others may not lead to this node (`redirects.InwardGuard`).
+        keyring: which credentials go where; None sends none.
         ca_file: PEM file of a private certificate authority, trusted beside the system's.
         connections: most connections at once.
     """
@@ -49,13 +53,13 @@ class HttpxTransport:
         self,
         base_url: str,
         *,
-        auth: httpx.Auth | None = None,
+        keyring: Keyring | None = None,
         ca_file: str | None = None,
         connections: int = 16,
     ) -> None:
-        self._base_url = base_url
-        self._auth = auth
-        self._inward: dict[str, tuple[float, bool]] = {}
+        self._keyring = keyring
+        self._guard = InwardGuard(base_url)
+        self._targets = Targets()
         self._slots = trio.CapacityLimiter(connections)
         self._client = httpx.AsyncClient(
             verify=_tls_context(ca_file),
@@ -93,47 +97,40 @@ class HttpxTransport:
                     await response.aclose()
 
     async def _follow(self, request: Request) -> httpx.Response:
-        url = request.url
-        for _ in range(_MAX_REDIRECTS + 1):
+        """The final answer; a target that was kept and refuses is asked for anew, once."""
+        if request.byte_range is not None and not request.anew:
+            target = self._targets.get(request.url)
+            if target is not None:
+                response = await self._from_target(target, request)
+                if response is not None:
+                    return response
+        return await self._hops(request.url, request, MAX_REDIRECTS)
+
+    async def _from_target(self, target: str, request: Request) -> httpx.Response | None:
+        try:
+            response = await self._hops(target, request, MAX_REDIRECTS - 1)
+        except BaseException:
+            self._targets.drop(request.url)
+            raise
+        if response.status_code not in REFUSALS:
+            return response
+        self._targets.drop(request.url)
+        await response.aclose()
+        return None
+
+    async def _hops(self, url: str, request: Request, most: int) -> httpx.Response:
+        for _ in range(most + 1):
+            await self._guard.check(url)
             response = await self._send_once(url, request)
-            target = response.headers.get("location", "")
-            if response.status_code not in _REDIRECTS or not target:
+            location = response.headers.get("location", "")
+            if response.status_code not in STATUSES or not location:
                 return response
             await response.aclose()
-            url = _redirect_target(url, target)
-            await self._refuse_inward(url)
-        raise SourceProtocolError(f"more than {_MAX_REDIRECTS} redirects", origin=origin_of(request.url))
-
-    async def _refuse_inward(self, url: str) -> None:
-        """An origin may not send this node to itself or to its neighbours on the link: it has services there that
-        trust whoever asks (metadata of clouds, agents).
-
-        Raises: SourceProtocolError.
-        """
-        if same_origin(url, self._base_url):
-            return
-        host, base = httpx.URL(url).host, httpx.URL(self._base_url).host
-        if host == base or not await self._is_inward(host) or await self._is_inward(base):
-            return
-        raise SourceProtocolError(
-            "the origin redirects to an address of this node or its link", origin=origin_of(url)
-        )
-
-    async def _is_inward(self, host: str) -> bool:
-        if is_inward(host):
-            return True
-        now = trio.current_time()
-        until, verdict = self._inward.get(host, (0.0, False))
-        if until < now:
-            try:
-                found = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-            except (OSError, UnicodeError):
-                return False  # the connection will fail and say why
-            verdict = any(is_inward(str(address[0])) for *_, address in found)
-            if len(self._inward) > _MAX_HOSTS:
-                self._inward.clear()
-            self._inward[host] = now + _RESOLVED_S, verdict
-        return verdict
+            target = redirect_target(url, location)
+            if url == request.url and request.byte_range is not None:
+                self._targets.keep(url, target, _head(response))
+            url = target
+        raise SourceProtocolError(f"more than {MAX_REDIRECTS} redirects", origin=origin_of(request.url))
 
     async def _send_once(self, url: str, request: Request) -> httpx.Response:
         headers = dict(request.headers)
@@ -147,7 +144,7 @@ class HttpxTransport:
             ],
             timeout=httpx.Timeout(request.stall_s, connect=min(_CONNECT_S, request.stall_s), pool=None),
         )
-        auth = self._auth if same_origin(url, self._base_url) else None
+        auth = self._keyring.for_url(url) if self._keyring is not None else None
         return await self._client.send(built, stream=True, auth=auth, follow_redirects=False)
 
     async def aclose(self) -> None:
@@ -160,11 +157,7 @@ class HttpxAnswer:
     def __init__(self, response: httpx.Response, deadline: float) -> None:
         self._response = response
         self._deadline = deadline
-        self.head = AnswerHead(
-            status=response.status_code,
-            headers=dict(httpx.Headers(response.headers.raw, encoding=_HEADER_TEXT)),
-            url=origin_of(str(response.url)),
-        )
+        self.head = _head(response)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """See `model.Answer.chunks`. A slow drip that would outlast the request's total time is broken off."""
@@ -192,18 +185,12 @@ def _tls_context(ca_file: str | None) -> ssl.SSLContext:
     return context
 
 
-def _redirect_target(url: str, target: str) -> str:
-    try:
-        joined = urljoin(url, target)
-    except ValueError as error:
-        raise SourceProtocolError(
-            "the origin redirects to an address that cannot be used", origin=origin_of(url)
-        ) from error
-    if not joined.startswith(("http://", "https://")):
-        raise SourceProtocolError("the origin redirects to something that is not HTTP", origin=origin_of(url))
-    if url.startswith("https://") and joined.startswith("http://"):
-        raise SourceProtocolError("the origin redirects from HTTPS to plain HTTP", origin=origin_of(url))
-    return joined
+def _head(response: httpx.Response) -> AnswerHead:
+    return AnswerHead(
+        status=response.status_code,
+        headers=dict(httpx.Headers(response.headers.raw, encoding=_HEADER_TEXT)),
+        url=origin_of(str(response.url)),
+    )
 
 
 def _translate(error: Exception, url: str) -> LazysifError:

@@ -173,7 +173,7 @@ class Names:
             self._state.image_named, remote.name, path, limiter=self._threads
         )
         # a whole download without a validator cannot be asked about; it is asked for anew
-        return image if image is not None and (image.ranges or image.validator.kind.value != "none") else None
+        return image if image is not None and (image.ranges or image.condition.kind.value != "none") else None
 
     async def _forget(self, remote: Remote, path: str) -> None:
         """The origin has said no: when it is down later, that still holds."""

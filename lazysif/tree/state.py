@@ -25,7 +25,8 @@ CREATE TABLE IF NOT EXISTS inodes (number INTEGER PRIMARY KEY, identity TEXT NOT
 CREATE TABLE IF NOT EXISTS images (
     number INTEGER PRIMARY KEY, id TEXT NOT NULL, remote TEXT NOT NULL, path TEXT NOT NULL, origin TEXT NOT NULL,
     size_bytes INTEGER NOT NULL, validator_kind TEXT NOT NULL, validator TEXT NOT NULL,
-    ranges INTEGER NOT NULL, modified_s INTEGER NOT NULL
+    ranges INTEGER NOT NULL, modified_s INTEGER NOT NULL,
+    guard_kind TEXT NOT NULL DEFAULT '', guard TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE IF NOT EXISTS directories (number INTEGER PRIMARY KEY, remote TEXT NOT NULL, path TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS names (
@@ -34,7 +35,11 @@ CREATE TABLE IF NOT EXISTS names (
 """
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 """Not our file (any more), or not our schema; a full or sick disk is no reason to give up what is in it."""
-_IMAGE_COLUMNS = "id, remote, path, origin, size_bytes, validator_kind, validator, ranges, modified_s"
+_IMAGE_COLUMNS = (
+    "id, remote, path, origin, size_bytes, validator_kind, validator, ranges, modified_s, guard_kind, guard"
+)
+_ADDED_COLUMNS = ("guard_kind", "guard")
+"""Since the first release of state-v1."""
 
 
 class StateStore:
@@ -66,6 +71,7 @@ class StateStore:
             # survives the daemon's death; a power cut takes the kernel's references with it
             db.execute("PRAGMA synchronous = NORMAL")
             db.executescript(_SCHEMA)
+            _add_columns(db)
             db.execute("SELECT count(*) FROM names").fetchone()
         except BaseException:
             db.close()
@@ -104,7 +110,8 @@ class StateStore:
 
     def _write_image(self, number: InodeNumber, image: Image) -> None:
         self._db.execute(
-            f"INSERT OR REPLACE INTO images (number, {_IMAGE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT OR REPLACE INTO images (number, {_IMAGE_COLUMNS}) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 number,
                 image.id,
@@ -116,6 +123,8 @@ class StateStore:
                 image.validator.value,
                 image.ranges,
                 image.modified_s,
+                image.guard.kind.value if image.guard else "",
+                image.guard.value if image.guard else "",
             ),
         )
         self._db.execute("INSERT OR REPLACE INTO names VALUES (?, ?, ?)", (image.remote, image.path, number))
@@ -172,22 +181,33 @@ class StateStore:
         row = self._row(f"SELECT {_IMAGE_COLUMNS} FROM images {where}", arguments)
         if row is None:
             return None
-        image_id, remote, path, origin, size_bytes, kind, value, ranges, modified_s = row
+        image_id, remote, path, origin, size_bytes, kind, value, ranges, modified_s, guard_kind, guard = row
         try:
             validator = Validator(ValidatorKind(kind), value)
+            guarded = Validator(ValidatorKind(guard_kind), guard) if guard_kind else None
         except ValueError:
             return None  # written by a later version
         return Image(
             id=ImageId(image_id),
             remote=remote,
             path=path,
-            location=Location(url=origin, origin=origin),
+            # its URL may be signed, and is asked for when it is needed
+            location=Location(url="", origin=origin),
             size_bytes=size_bytes,
             validator=validator,
             ranges=bool(ranges),
             modified_s=modified_s,
+            guard=guarded,
         )
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+
+def _add_columns(db: sqlite3.Connection) -> None:
+    """Bring a table that an earlier release made up to date."""
+    present = {row[1] for row in db.execute("PRAGMA table_info(images)")}
+    for column in _ADDED_COLUMNS:
+        if column not in present:
+            db.execute(f"ALTER TABLE images ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")

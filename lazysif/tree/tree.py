@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import TypeVar
 
 import trio
 
 from lazysif.config_values import directory_mode
+from lazysif.core.asked import Asked, left_s
 from lazysif.core.identity import ROOT_INODE, inode_number
 from lazysif.core.inodes import LookupCounts
 from lazysif.core.names import decode_name
@@ -49,6 +50,7 @@ class Tree:
     remotes: by name; the one named "" alone makes the mount's root.
     lookup_timeout_s, read_timeout_s: within which every look-up and read ends, in data or an error.
     whole_file_timeout_s: the same for reads of a file that its origin only sends whole.
+    asked: since when requests wait that a predecessor of this daemon left.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Tree:
         lookup_timeout_s: float = 20.0,
         read_timeout_s: float = 60.0,
         whole_file_timeout_s: float = 600.0,
+        asked: Asked | None = None,
     ) -> None:
         self._remotes = dict(remotes)
         self._images = images
@@ -75,6 +78,7 @@ class Tree:
         self._reading: dict[InodeNumber, OpenImage] = {}
         self._waiting_reads = 0
         self.in_hand = InHand()
+        self._asked = asked or Asked()
         self._lookup_timeout_s = lookup_timeout_s
         self._read_timeout_s = read_timeout_s
         self._whole_file_timeout_s = whole_file_timeout_s
@@ -92,7 +96,7 @@ class Tree:
         if name is None:
             raise NoSuchEntry("a name that no image can have")
         try:
-            attributes = await self._in_time("lookup", self._lookup, parent, name)
+            attributes = await self._in_time("lookup", (parent, name), self._lookup, parent, name)
         except LazysifError as error:
             error.about(image=self._shown(parent, name))
             raise
@@ -175,7 +179,7 @@ class Tree:
             return self._directory_attributes(number, "")
         meaning = self._nodes.get(number)
         if meaning is None:
-            meaning = await self._in_time("getattr", self._restore, number)
+            meaning = await self._in_time("getattr", number, self._restore, number)
         if meaning.image is None:
             remote, path = await self._directory(number)
             return self._attributes(meaning, remote, path)
@@ -187,7 +191,7 @@ class Tree:
             self._state.image_of, number, abandon_on_cancel=True, limiter=self._threads
         )
         if image is not None and image.remote in self._remotes:
-            meaning = Meaning(number, await self._remotes[image.remote].relocate(image))
+            meaning = Meaning(number, image)
         else:
             await self._directory(number)
             meaning = Meaning(number, None)
@@ -212,7 +216,7 @@ class Tree:
         Raises:
             StaleInode, AccessDenied, SourceError, DeadlineExceeded.
         """
-        return await self._in_time("readdir", self._list, number)
+        return await self._in_time("readdir", number, self._list, number)
 
     async def _list(self, number: InodeNumber) -> list[ListedEntry]:
         remote_name, directory = await self._directory(number)
@@ -263,12 +267,14 @@ class Tree:
 
     async def open(self, number: InodeNumber) -> None:
         """Count a handle of an image. Raises: StaleInode."""
-        image = await self._in_time("open", self._image, number)
-        self._reading[number] = await self._in_time("open", self._images.open, image)
+        await self._in_time("open", number, self._open, number)
+
+    async def _open(self, number: InodeNumber) -> None:
+        self._reading[number] = await self._images.open(await self._image(number))
 
     async def release(self, number: InodeNumber) -> None:
         """A handle is closed."""
-        image = await self._in_time("release", self._image, number)
+        image = await self._in_time("release", number, self._image, number)
         self._images.release(image)
         if not self._images.handles(image.id):
             self._reading.pop(number, None)
@@ -295,16 +301,17 @@ class Tree:
             ImageChanged, AccessDenied, SourceError, DeadlineExceeded, StaleInode.
         """
         self._counters.read_requests += 1
+        since_s = self._since("read", what := (number, offset, size))
         opened = self._reading.get(number)
         if opened is None:
-            opened = await self._in_time("read", self._reopen, number)
+            opened = await self._in_time("read", what, self._reopen, number)
         if self._waiting_reads >= _MAX_WAITING_READS:
-            return await self._read_cached(opened, offset, size)
+            return await self._read_cached(opened, what, offset, size)
         timeout_s = self._read_timeout_s if opened.image.ranges else self._whole_file_timeout_s
         self._waiting_reads += 1
-        mark = self.in_hand.enter("read", time.monotonic())
+        mark = self.in_hand.enter("read", since_s, what)
         try:
-            with trio.fail_after(timeout_s):
+            with trio.fail_after(left_s(timeout_s, time.monotonic() - since_s)):
                 data = await opened.read(offset, size)
         except trio.TooSlowError:
             late = DeadlineExceeded(
@@ -329,9 +336,9 @@ class Tree:
         opened = self._reading[number] = await self._images.get(await self._image(number))
         return opened
 
-    async def _read_cached(self, opened: OpenImage, offset: int, size: int) -> Buffer:
+    async def _read_cached(self, opened: OpenImage, what: Hashable, offset: int, size: int) -> Buffer:
         """A read while too many wait: what is cached is served, the rest is refused and not queued."""
-        data = await self._in_time("read", opened.read_cached, offset, size)
+        data = await self._in_time("read", what, opened.read_cached, offset, size)
         if data is None:
             raise SourceUnavailable(
                 "too many reads wait for the origin",
@@ -356,10 +363,10 @@ class Tree:
             return {}
         meaning = self._nodes.get(number)
         if meaning is None:
-            meaning = await self._in_time("getxattr", self._restore, number)
+            meaning = await self._in_time("getxattr", number, self._restore, number)
         if meaning.image is None:
             return {}
-        opened = await self._in_time("getxattr", self._images.get, meaning.image)
+        opened = await self._in_time("getxattr", number, self._images.get, meaning.image)
         image = opened.image
         percent = 100.0 * opened.cached_bytes() / image.size_bytes if image.size_bytes else 100.0
         return {
@@ -371,10 +378,17 @@ class Tree:
 
     # --- deadlines --------------------------------------------------------------------------------
 
-    async def _in_time(self, kind: str, work: Callable[..., Awaitable[_T]], *arguments: object) -> _T:
-        mark = self.in_hand.enter(kind, time.monotonic())
+    def _since(self, kind: str, what: Hashable) -> float:
+        """Since when the kernel waits for a request that was read now."""
+        return self._asked.since((kind, what), time.monotonic())
+
+    async def _in_time(
+        self, kind: str, what: Hashable, work: Callable[..., Awaitable[_T]], *arguments: object
+    ) -> _T:
+        since_s = self._since(kind, what)
+        mark = self.in_hand.enter(kind, since_s, what)
         try:
-            with trio.fail_after(self._lookup_timeout_s):
+            with trio.fail_after(left_s(self._lookup_timeout_s, time.monotonic() - since_s)):
                 return await work(*arguments)
         except trio.TooSlowError:
             raise DeadlineExceeded(f"no answer within {self._lookup_timeout_s:g} s") from None

@@ -19,7 +19,9 @@ from lazysif.errors import (
 )
 from lazysif.fetch.fetcher import Fetcher, FetchLimits
 from lazysif.fetch.flights import Flight, FlightTable
+from lazysif.fetch.locations import Locations
 from lazysif.model import Buffer, Image, ImageId, Location, Validator, ValidatorKind
+from lazysif.registries.http import HttpRegistry
 from lazysif.telemetry import Counters
 from tests.support.fake_transport import (
     Bug,
@@ -74,7 +76,10 @@ class Bench:
         self.origin = FakeTransport({"/a.sif": file}, script)
         self.flights = FlightTable()
         self.counters = Counters()
-        self.fetcher = Fetcher(nursery, self.origin, self.flights, limits or FetchLimits(), self.counters)
+        self.locations = Locations(HttpRegistry("http://origin/", self.origin), self.counters)
+        self.fetcher = Fetcher(
+            nursery, self.origin, self.flights, limits or FetchLimits(), self.counters, self.locations
+        )
         self.sink = FakeSink()
         self.block_map = block_map
         validator = ETAG if file.etag else self.fetcher.new_download()

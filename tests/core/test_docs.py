@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lazysif import config
+from lazysif import config, config_remotes
 
 ROOT = Path(__file__).parents[2]
 TABLES = {
@@ -17,19 +17,29 @@ TABLES = {
     "[log]": config.LogConfig,
     "[mount]": config.MountConfig,
     "[limits]": config.LimitsConfig,
-    "[remote.NAME]": config.RemoteConfig,
+    "[remote.NAME]": config_remotes.RemoteConfig,
 }
+COMMON = {field.name for field in msgspec.structs.fields(config_remotes.RemoteConfig)}
 DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("head", TABLES)
 def test_configuration_lists_the_keys_of_each_table_and_no_others(head: str) -> None:
+    keys = {field.name for field in msgspec.structs.fields(TABLES[head])} - {"name"}
+    assert _listed_keys(head) == keys
+
+
+@pytest.mark.parametrize("kind", config_remotes.KINDS)
+def test_configuration_lists_the_keys_of_each_kind_of_remote(kind: str) -> None:
+    own = {field.name for field in msgspec.structs.fields(config_remotes.KINDS[kind])} - COMMON
+    assert _listed_keys(f'kind = "{kind}"') - COMMON == own
+
+
+def _listed_keys(head: str) -> set[str]:
     text = (ROOT / "docs/configuration.md").read_text()
     section = text.split(f"## {head}\n")[1].split("\n## ")[0]
     first_cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
-    listed = {key for cell in first_cells for key in re.findall(r"`(\w+)`", cell)}
-    keys = {field.name for field in msgspec.structs.fields(TABLES[head])} - {"name"}
-    assert listed == keys
+    return {key for cell in first_cells for key in re.findall(r"`(\w+)`", cell)}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -16,6 +16,7 @@ from lazysif.core.identity import ROOT_INODE
 from lazysif.fetch.contact import Contact, WatchedTransport
 from lazysif.fetch.fetcher import Fetcher, FetchLimits
 from lazysif.fetch.flights import FlightTable
+from lazysif.fetch.locations import Locations
 from lazysif.fetch.remote import Remote, RemotePolicy
 from lazysif.model import InodeNumber, Transport
 from lazysif.registries.http import HttpRegistry
@@ -67,8 +68,16 @@ def make_remote(
 ) -> Remote:
     contact = Contact(name)
     transport = WatchedTransport(transport, contact)
-    fetcher = Fetcher(nursery, transport, flights, limits or FetchLimits(stall_s=0.05), counters, contact)
     registry = HttpRegistry(BASE, transport, "auto" if policy.listing else "off")
+    fetcher = Fetcher(
+        nursery,
+        transport,
+        flights,
+        limits or FetchLimits(stall_s=0.05),
+        counters,
+        Locations(registry, counters),
+        contact,
+    )
     return Remote(name, registry, transport, fetcher, policy, counters)
 
 

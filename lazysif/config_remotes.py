@@ -1,0 +1,119 @@
+"""[remote.NAME]: the keys of each kind of remote, and what single values of them may be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from lazysif import config_values as values
+
+# A year: longer is a slip of the pen, and `inf` breaks JSON in `status`.
+Span = Annotated[float, msgspec.Meta(gt=0, le=31_536_000)]
+SpanOrNone = Annotated[float, msgspec.Meta(ge=0, le=31_536_000)]
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the file; the fields are its keys."""
+
+
+class RemoteConfig(Table, frozen=True, kw_only=True):
+    """[remote.NAME]: one top-level directory, the keys that all kinds have; spans in seconds.
+
+    `name` is "" in source mode.
+    """
+
+    name: str = ""
+    kind: str
+    url: str = ""
+    revalidate: SpanOrNone = 60.0
+    negative: SpanOrNone = 5.0
+    listing: Literal["auto", "off"] = "auto"
+    whole_file: Literal["spool", "refuse"] = "spool"
+    ca_file: Path | None = None
+    owner: str = msgspec.field(default_factory=lambda: str(os.geteuid()))
+    group: str = msgspec.field(default_factory=lambda: str(os.getegid()))
+    mode: int = 0o555
+    stall_timeout: Span = 20.0
+    whole_file_timeout: Span = 600.0
+
+    @property
+    def uid(self) -> int:
+        return values.uid_of(self.owner)
+
+    @property
+    def gid(self) -> int:
+        return values.gid_of(self.group)
+
+    @property
+    def directory_mode(self) -> int:
+        """`mode` with x where r is set; files have no more than `mode`."""
+        return values.directory_mode(self.mode)
+
+    @property
+    def shown_url(self) -> str:
+        """The URL for people: a query may be a signature."""
+        return self.url.partition("?")[0]
+
+    def secret_files(self) -> list[Path]:
+        """The files that its secrets are in."""
+        keys = [key for key, parse in PARSERS[type(self)].items() if parse is values.secret_file]
+        return [file for key in keys if (file := getattr(self, key, None)) is not None]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self.name!r}, kind={self.kind!r}, url={self.shown_url!r})"
+
+
+class HttpRemote(RemoteConfig, frozen=True, kw_only=True):
+    """kind = "http": a plain web server."""
+
+    kind: Literal["http"]
+    url: str
+    username: str | None = None
+    password_file: Path | None = None
+    token_file: Path | None = None
+
+
+KINDS: dict[str, type[RemoteConfig]] = {
+    "http": HttpRemote,
+}
+
+# Keys that are more than a number or one of a few words; all others are checked by their annotation. A kind's
+# own come before those of all kinds.
+_COMMON_PARSERS: dict[str, Callable[[object], object]] = {
+    "url": values.url,
+    "ca_file": values.readable_file,
+    "username": values.username,
+    "password_file": values.secret_file,
+    "token_file": values.secret_file,
+    "owner": values.owner,
+    "group": values.group,
+    "mode": values.mode,
+}
+_KIND_PARSERS: dict[type[RemoteConfig], dict[str, Callable[[object], object]]] = {}
+
+PARSERS: dict[type[Table], dict[str, Callable[[object], object]]] = {
+    kind: {**_COMMON_PARSERS, **_KIND_PARSERS.get(kind, {})} for kind in KINDS.values()
+}
+
+
+def kind_of(given: object) -> type[RemoteConfig]:
+    """The table of a kind. Raises: ValueError, with a text for people."""
+    if isinstance(given, str) and given in KINDS:
+        return KINDS[given]
+    known = ", ".join(f'"{kind}"' for kind in KINDS)
+    raise ValueError(f"{given!r} is not known{values.near(str(given), KINDS)}: write one of {known}")
+
+
+def contradictions(given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Keys of one remote's table that cannot stand together, with a text for people."""
+    user, password, token = (given.get(key) for key in ("username", "password_file", "token_file"))
+    if token and (user or password):
+        yield "token_file", "a token and a user name contradict each other: leave one of them out"
+    elif user and not password:
+        yield "username", "a user name needs a password: name its file in password_file"
+    elif password and not user:
+        yield "password_file", "a password needs its user: write username"

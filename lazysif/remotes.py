@@ -1,0 +1,66 @@
+"""What a remote's configuration stands for: its registry, its transport and its credentials, by kind.
+
+The one place that knows all kinds. A new kind is a module under `registries/`, a table of keys in
+`config_remotes`, and a function here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lazysif.config_remotes import HttpRemote, RemoteConfig
+from lazysif.config_values import read_secret
+from lazysif.model import Registry, Transport
+from lazysif.registries.http import HttpRegistry
+from lazysif.transport.credentials import Keyring, OriginKeyring, make_auth
+from lazysif.transport.httpx_transport import HttpxTransport
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """How to reach a remote.
+
+    Args:
+        base_url: its own address, for the guard against redirects inward; "" where it has none.
+        keyring: which credentials go where.
+        make_registry: given what sends its requests.
+    """
+
+    base_url: str
+    make_registry: Callable[[Transport], Registry]
+    keyring: Keyring | None = field(default=None, repr=False)
+
+
+def source_of(remote: RemoteConfig) -> Source:
+    """Raises: ConfigError: a secret's file cannot be used (any more)."""
+    return _SOURCES[type(remote)](remote)
+
+
+def make_transport(remote: RemoteConfig, source: Source, connections: int) -> HttpxTransport:
+    """What sends the requests of a remote."""
+    return HttpxTransport(
+        source.base_url,
+        keyring=source.keyring,
+        ca_file=str(remote.ca_file) if remote.ca_file else None,
+        connections=connections,
+    )
+
+
+def _http(remote: HttpRemote) -> Source:
+    auth = make_auth(
+        username=remote.username,
+        password=read_secret(remote.password_file) if remote.password_file else "",
+        token=read_secret(remote.token_file) if remote.token_file else None,
+    )
+    return Source(
+        remote.url,
+        lambda transport: HttpRegistry(remote.url, transport, remote.listing),
+        OriginKeyring(remote.url, auth),
+    )
+
+
+_SOURCES: dict[type[RemoteConfig], Callable[[Any], Source]] = {
+    HttpRemote: _http,
+}
