@@ -5,119 +5,149 @@
 
 It runs as a process of its own (`python -m bench.shaper`), so it takes no time from the caller's interpreter,
 and it ends when its standard input does, so it cannot outlive the caller. Each direction is late by half a
-round trip; a new connection costs one more round trip before its first byte, as a TCP handshake would. Loss
-and slow start are not modelled.
+round trip; a new connection costs one more round trip before its first byte, as a TCP handshake would. The
+line is shared in turns by the connections that have something to send, as TCP shares it in the long run. Loss
+and slow start are not modelled: `lan` and `campus` paths have next to none of the first, and long connections
+little of the second.
+
+Bytes wait in the kernel and are spliced on, not copied: 1 Gbit/s costs a tenth of a core, 10 Gbit/s under half
+of one, so that what is measured on the same machine is disturbed little.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import contextlib
+import math
 import os
+import select
 import socket
 import subprocess
 import sys
-import threading
+import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-PIECE_BYTES = 64 * 1024
-WINDOW_BYTES = 8 * 1024 * 1024
-"""Bytes on the way in one direction of one connection: more than 1 Gbit/s x 50 ms."""
+from bench.shaper_line import WINDOW_BYTES, Flow, Line
+
+FORCED_RECEIVE_BUFFER = getattr(socket, "SO_RCVBUFFORCE", 33)
+IDLE_S = 60.0
+PRIORITY = -15
+"""A network takes no time from the jobs of a node, nor waits for them."""
+EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
 
-class Link:
-    """One direction of the shared line: bytes of all connections queue for its bandwidth."""
+class Forwarder:
+    """The event loop: `epoll` says where bytes have come, the two lines say when they are due."""
 
-    def __init__(self, delay_s: float, bits_per_s: float) -> None:
-        self._delay_s = delay_s
-        self._seconds_per_byte = 8 / bits_per_s if bits_per_s else 0.0
-        self._free_at_s = 0.0
+    def __init__(self, listener: socket.socket, port: int, round_trip_s: float, bits_per_s: float) -> None:
+        self._listener = listener
+        self._port = port
+        self._round_trip_s = round_trip_s
+        self._up, self._down = (Line(round_trip_s / 2, bits_per_s) for _ in range(2))
+        self._epoll = select.epoll()
+        self._opening: deque[tuple[float, Flow, Flow]] = deque()
+        self._reads: dict[int, Flow] = {}
+        self._writes: dict[int, Flow] = {}
 
-    def arrival_s(self, now_s: float, length: int) -> float:
-        """When these bytes, sent now, have arrived at the other end."""
-        self._free_at_s = max(now_s, self._free_at_s) + length * self._seconds_per_byte
-        return self._free_at_s + self._delay_s
+    def run(self) -> None:
+        """Until standard input ends; each line there is answered with the bytes delivered, up and down."""
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
+        listening, asked = self._listener.fileno(), sys.stdin.fileno()
+        _widen(self._listener)  # connections inherit it
+        self._listener.setblocking(False)
+        for descriptor in (listening, asked):
+            self._epoll.register(descriptor, select.EPOLLIN)
+        while True:
+            # epoll itself would wait for whole milliseconds
+            select.select([self._epoll], [], [], max(self._next_s() - time.monotonic(), 0))
+            for descriptor, events in self._epoll.poll(0):
+                if descriptor == asked:
+                    if not self._answer():
+                        return  # with all connections: they belong to the caller that has gone
+                elif descriptor == listening:
+                    self._accept()
+                else:
+                    self._look(descriptor, events)
+            now_s = time.monotonic()
+            while self._opening and self._opening[0][0] <= now_s:
+                self._open(*self._opening.popleft()[1:])
+            for line in (self._up, self._down):
+                for flow, count in line.advance(now_s):
+                    with self._closing_at_errors(flow):
+                        flow.due(count)
 
+    def _next_s(self) -> float:
+        opening_s = self._opening[0][0] if self._opening else math.inf
+        return min(opening_s, self._up.next_s(), self._down.next_s(), time.monotonic() + IDLE_S)
 
-async def _forward(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: Link, extra_s: float = 0.0
-) -> None:
-    loop = asyncio.get_running_loop()
-    on_the_way: deque[tuple[float, bytes]] = deque()
-    held_bytes = 0
-    moved = asyncio.Event()
-    ended = False
+    def _answer(self) -> bool:
+        asked = os.read(sys.stdin.fileno(), 4096)
+        for _ in range(asked.count(b"\n")):
+            print(self._up.delivered_bytes, self._down.delivered_bytes, flush=True)
+        return bool(asked)
 
-    async def deliver() -> None:
-        nonlocal held_bytes
-        while on_the_way or not ended:
-            if not on_the_way:
-                moved.clear()
-                await moved.wait()
-                continue
-            due_s, data = on_the_way[0]
-            if (wait_s := due_s - loop.time()) > 0:
-                await asyncio.sleep(wait_s)
-            writer.write(data)
-            await writer.drain()
-            on_the_way.popleft()
-            held_bytes -= len(data)
-            moved.set()
-        if writer.can_write_eof():
-            writer.write_eof()
+    def _accept(self) -> None:
+        """Take connections; nothing is read from one before its handshake would be over."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.socket()
+                _widen(far)
+                try:
+                    far.connect(("127.0.0.1", self._port))
+                except OSError:  # the origin is gone: the client sees a closed connection
+                    near.close()
+                    far.close()
+                    continue
+                for side in (near, far):
+                    side.setblocking(False)
+                    side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                up, down = Flow(self._up, near, far), Flow(self._down, far, near)
+                self._opening.append((time.monotonic() + self._round_trip_s, up, down))
 
-    delivery = asyncio.create_task(deliver())
-    first_s = loop.time() + extra_s
-    try:
-        while data := await reader.read(PIECE_BYTES):
-            while held_bytes > WINDOW_BYTES and not delivery.done():
-                moved.clear()
-                await moved.wait()
-            due_s = max(link.arrival_s(loop.time(), len(data)), first_s)
-            on_the_way.append((due_s, data))
-            held_bytes += len(data)
-            moved.set()
-            if delivery.done():
-                break
-        ended = True
-        moved.set()
-        await delivery
-    finally:
-        delivery.cancel()
+    def _open(self, up: Flow, down: Flow) -> None:
+        for reads, writes in ((up, down), (down, up)):
+            descriptor = reads.source.fileno()
+            self._reads[descriptor], self._writes[descriptor] = reads, writes
+            self._epoll.register(descriptor, EVENTS)
 
+    def _look(self, descriptor: int, events: int) -> None:
+        flow = self._reads.get(descriptor)
+        if flow is None:
+            return  # closed by an event just before this one
+        with self._closing_at_errors(flow):
+            if events & select.EPOLLERR:
+                raise OSError(flow.source.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), "connection lost")
+            flow.arrived(time.monotonic(), ended=bool(events & (select.EPOLLRDHUP | select.EPOLLHUP)))
+            self._writes[descriptor].deliver()
 
-async def _serve(listener: socket.socket, port: int, round_trip_s: float, bits_per_s: float) -> None:
-    up, down = (Link(round_trip_s / 2, bits_per_s) for _ in range(2))
-
-    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_writer: asyncio.StreamWriter | None = None
+    @contextlib.contextmanager
+    def _closing_at_errors(self, flow: Flow) -> Iterator[None]:
+        """Close the connection of a flow if one side is gone, or both directions have ended."""
+        back = self._writes[flow.source.fileno()]
         try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
-            forwards = [
-                asyncio.create_task(_forward(reader, far_writer, up, 1.5 * round_trip_s)),
-                asyncio.create_task(_forward(far_reader, writer, down)),
-            ]
-            _, pending = await asyncio.wait(forwards, return_when=asyncio.FIRST_EXCEPTION)
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*forwards, return_exceptions=True)
+            yield
+            if not (flow.finished and back.finished):
+                return
         except OSError:
-            pass  # the origin is gone: the client sees a closed connection
-        finally:
-            for side in (writer, far_writer):
-                if side is not None:
-                    side.close()
-
-    async with await asyncio.start_server(converse, sock=listener) as server:
-        await server.serve_forever()
+            pass
+        for one in (flow, back):
+            one.close()
+            del self._reads[one.source.fileno()], self._writes[one.source.fileno()]
+            one.source.close()
 
 
-def _end_with_standard_input() -> None:
-    sys.stdin.buffer.read()
-    os._exit(0)  # with its connections: they belong to the caller that has gone
+def _widen(one: socket.socket) -> None:
+    """Let bytes that are on their way wait in the receive buffer; before connecting, for TCP's window scale."""
+    try:
+        one.setsockopt(socket.SOL_SOCKET, FORCED_RECEIVE_BUFFER, WINDOW_BYTES)
+    except PermissionError:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WINDOW_BYTES)  # cut to net.core.rmem_max
 
 
 class Shaper:
@@ -140,6 +170,18 @@ class Shaper:
         """Without a slash at the end."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def delivered_bytes(self) -> int:
+        """What has come to clients so far, headers included; what they no longer wanted is not in it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(b"\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline().split()[1])
+
     def __enter__(self) -> Self:
         with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
             self.port = listener.getsockname()[1]
@@ -153,6 +195,7 @@ class Shaper:
                 cwd=Path(__file__).parent.parent,
                 pass_fds=[listener.fileno()],
                 stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C is for the caller
             )  # fmt: skip
         return self
@@ -182,8 +225,7 @@ def main() -> None:
             f"http://127.0.0.1:{listener.getsockname()[1]} -> {options.port}, until standard input ends",
             flush=True,
         )
-    threading.Thread(target=_end_with_standard_input, daemon=True).start()
-    asyncio.run(_serve(listener, options.port, options.round_trip_ms / 1000, options.mbit_per_s * 1e6))
+    Forwarder(listener, options.port, options.round_trip_ms / 1000, options.mbit_per_s * 1e6).run()
 
 
 if __name__ == "__main__":
