@@ -81,6 +81,20 @@ class LimitsConfig(Table, frozen=True, kw_only=True):
     connections: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 16
 
 
+class TracesConfig(Table, frozen=True, kw_only=True):
+    """[traces]: starts are recorded, followed and shared. `url` takes traces where `put` is true."""
+
+    enabled: bool = True
+    dir: Path | None = None
+    url: str = ""
+    put: bool = False
+    beside: bool = True
+    ca_file: Path | None = None
+    username: str | None = None
+    password_file: Path | None = None
+    token_file: Path | None = None
+
+
 class Config(Table, frozen=True, kw_only=True):
     """All of it. In source mode there is one remote, named "", and it is the mount's root."""
 
@@ -89,6 +103,7 @@ class Config(Table, frozen=True, kw_only=True):
     log: LogConfig = msgspec.field(default_factory=LogConfig)
     mount: MountConfig = msgspec.field(default_factory=MountConfig)
     limits: LimitsConfig = msgspec.field(default_factory=LimitsConfig)
+    traces: TracesConfig = msgspec.field(default_factory=TracesConfig)
     remotes: tuple[RemoteConfig, ...] = ()
 
     @property
@@ -105,6 +120,7 @@ _TABLES: dict[str, type[Table]] = {
     "log": LogConfig,
     "mount": MountConfig,
     "limits": LimitsConfig,
+    "traces": TracesConfig,
 }
 # Keys that are more than a number or one of a few words; all others are checked by their annotation.
 _PARSERS: dict[type[Table], dict[str, Callable[[object], object]]] = {
@@ -118,6 +134,14 @@ _PARSERS: dict[type[Table], dict[str, Callable[[object], object]]] = {
     StateConfig: {"dir": values.path},
     LogConfig: {"file": values.optional_path},
     MountConfig: {"options": values.mount_options},
+    TracesConfig: {
+        "dir": values.optional_path,
+        "url": values.optional_url,
+        "ca_file": values.readable_file,
+        "username": values.username,
+        "password_file": values.secret_file,
+        "token_file": values.secret_file,
+    },
     **PARSERS,
 }
 
@@ -166,7 +190,7 @@ def _table(
         built = {**msgspec.structs.asdict(base), **built}
     elif issubclass(kind, RemoteConfig):
         built["name"] = name
-    if issubclass(kind, RemoteConfig):
+    if issubclass(kind, RemoteConfig | TracesConfig):
         problems += [((*path, key), text) for key, text in contradictions({**given, **built})]
     for field in fields.values():
         if field.required and field.name not in built and field.name not in given:

@@ -167,6 +167,11 @@ def url(value: object) -> str:
     return text
 
 
+def optional_url(value: object) -> str:
+    """As `url`; "" stands for none."""
+    return "" if value == "" else url(value)
+
+
 def mode(value: object) -> int:
     """Permission bits of files, written in octal: "0555"; without write bits, as nothing can be written."""
     text = _text(value)

@@ -37,8 +37,10 @@ from lazysif.fetch.locations import Locations
 from lazysif.fetch.remote import Remote, RemotePolicy
 from lazysif.fuse import session
 from lazysif.fuse.operations import Operations
+from lazysif.image.starts import Starts
 from lazysif.remotes import make_transport, source_of
 from lazysif.telemetry import Counters
+from lazysif.traces.store import TraceStore
 from lazysif.tree.open_images import OpenImages
 from lazysif.tree.state import StateStore
 from lazysif.tree.tree import Tree
@@ -118,8 +120,9 @@ class Daemon:
             await nursery.start(cache.run)
             flights = FlightTable()
             remotes = {r.name: self._remote(r, nursery, flights) for r in config.remotes}
+            starts = self._starts(nursery)
             images = self._images = OpenImages(
-                nursery, remotes.__getitem__, cache, config.cache.block_size, self._counters
+                nursery, remotes.__getitem__, cache, config.cache.block_size, self._counters, starts
             )
             tree = Tree(
                 nursery,
@@ -138,6 +141,8 @@ class Daemon:
             nursery.start_soon(Watchdog(tree.in_hand).run, name="watchdog")
             fsck = OnlineFsck(cache, nursery, self._counters)
             await self._serve(operations, nursery, connection, fsck)
+            if starts is not None:
+                await starts.aclose()
             await cache.aclose()
             nursery.cancel_scope.cancel()
 
@@ -193,6 +198,13 @@ class Daemon:
     def _source(self) -> str:
         config = self._config
         return config.remotes[0].shown_url if config.source_mode else "lazysif"
+
+    def _starts(self, nursery: trio.Nursery) -> Starts | None:
+        """What records and follows the starts of images, where that is wanted."""
+        config = self._config
+        if not config.traces.enabled:
+            return None
+        return Starts(nursery, TraceStore(config.state.dir), config.cache.block_size, self._counters)
 
     def _cache_settings(self) -> CacheSettings:
         cache = self._config.cache

@@ -28,6 +28,13 @@ class Counters:
     misses: int = 0
     joins: int = 0
     readahead_blocks: int = 0
+    prefetch_blocks: int = 0
+    prefetch_late: int = 0
+    traces_recorded: int = 0
+    traces_learned: int = 0
+    traces_offered: int = 0
+    traces_refused: int = 0
+    trace_errors: int = 0
     retries: int = 0
     renewals: int = 0
     image_changes: int = 0

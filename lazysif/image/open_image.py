@@ -8,9 +8,10 @@ one. Between the last look at the flights and their start lies no checkpoint, so
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import trio
 from blake3 import blake3
 
 from lazysif.cache.block_cache import BlockCache
@@ -21,6 +22,7 @@ from lazysif.core.readahead import Readahead
 from lazysif.errors import LazysifError, SourceError
 from lazysif.fetch.fetcher import Fetcher
 from lazysif.fetch.flights import Flight
+from lazysif.image.tracing import ImageTracing
 from lazysif.model import Buffer, ByteRange, Digest, Image
 from lazysif.telemetry import Counters
 
@@ -62,6 +64,8 @@ class OpenImage:
         self._readahead = Readahead()
         self._pinned: frozenset[int] = frozenset()
         self._guessed: set[int] = set()
+        self.tracing: ImageTracing | None = None
+        """Set where starts of this image are recorded and followed."""
 
     # --- answers ----------------------------------------------------------------------------------
 
@@ -80,6 +84,10 @@ class OpenImage:
             return None
         self._counters.hits += 1
         self._counters.memory_hits += 1
+        tracing = self.tracing
+        if tracing is not None and tracing.touched is not None and index not in tracing.touched:
+            self._touch((index,), ())
+            self._follow()
         if stop == block_stop:  # a sequential reader passes here, and few of the others
             self._read_ahead(ByteRange(offset, stop), self._guess_proved(range(index, index + 1)))
         return memoryview(data)[offset - start : stop - start]
@@ -97,7 +105,10 @@ class OpenImage:
         stop = min(offset + size, self.image.size_bytes)
         blocks = span(self.block_map, offset, size)
         found = await self._from_cache(blocks)
-        flights = self._join_or_start(i for i in blocks if i not in found)
+        lacking = [i for i in blocks if i not in found]
+        self._touch(blocks, lacking)
+        flights = self._join_or_start(lacking)
+        self._follow()
         self._read_ahead(ByteRange(offset, stop), bool(flights) | self._guess_proved(blocks))
         try:
             for index, flight in flights:
@@ -211,8 +222,8 @@ class OpenImage:
         return flights
 
     def _neighbours(self, wanted: set[int]) -> set[int]:
-        """The blocks behind a miss that its request takes along."""
-        if not wanted:
+        """The blocks behind a miss that its request takes along, where no trace tells what comes next."""
+        if not wanted or self._following:
             return set()
         behind = self.block_map.start(max(wanted) + 1)
         return set(span(self.block_map, behind, self._limits.neighbour_bytes))
@@ -246,7 +257,7 @@ class OpenImage:
         blocks = span(self.block_map, ahead.start, ahead.length)
         known = (self._table.get(i) for i in blocks)
         self._cache.preload([digest for digest in known if digest is not None])
-        if fetching:
+        if fetching and not self._following:
             self.prefetch(ahead)
             return
         missing = next((i for i in blocks if self._is_missing(i)), None)
@@ -256,10 +267,41 @@ class OpenImage:
     def prefetch(self, wanted: ByteRange) -> list[Flight]:
         """Start what is missing of a range in the background; returns the flights started."""
         blocks = span(self.block_map, wanted.start, wanted.length)
-        missing = [i for i in blocks if self._is_missing(i)]
+        flights = self.prefetch_blocks(blocks)
+        self._counters.readahead_blocks += len(flights)
+        return flights
+
+    # --- starts -----------------------------------------------------------------------------------
+
+    @property
+    def _following(self) -> bool:
+        return self.tracing is not None and self.tracing.following
+
+    def _touch(self, blocks: Sequence[int], lacking: Sequence[int]) -> None:
+        """Tell the recorder and the follower of a read; `lacking` are those that it has to wait for."""
+        if self.tracing is None:
+            return
+        now_s = trio.current_time()
+        for index in blocks:
+            if self.tracing.touch(index, now_s, late=index in lacking):
+                self._counters.prefetch_late += 1
+
+    def _follow(self) -> None:
+        """Bring what the trace of earlier starts names next: from the origin behind demand, or from disk."""
+        ask = self.tracing.ask(self._is_missing) if self.tracing is not None else None
+        if not ask:
+            return
+        for batch in ask.fetch:
+            self._counters.prefetch_blocks += len(batch)
+            self.prefetch_blocks(batch)
+        known = (self._table.get(i) for i in ask.load)
+        self._cache.preload([digest for digest in known if digest is not None])
+
+    def prefetch_blocks(self, indices: Iterable[int]) -> list[Flight]:
+        """Start what is missing of these blocks in the background, in few requests; the flights started."""
+        missing = [i for i in indices if self._is_missing(i)]
         if not missing or not self.image.ranges or self._fetcher.contact.offline:
             return []
-        self._counters.readahead_blocks += len(missing)
         return list(self._start(missing, demand=False).values())
 
     # --- the sink of this image's flights ---------------------------------------------------------

@@ -13,6 +13,7 @@ from lazysif.core.block_map import GridMap
 from lazysif.fetch.remote import Remote
 from lazysif.image.metadata import pin_tables
 from lazysif.image.open_image import OpenImage
+from lazysif.image.starts import Starts
 from lazysif.model import Image, ImageId
 from lazysif.telemetry import Counters
 
@@ -27,6 +28,7 @@ class OpenImages:
 
     Args:
         nursery: of the daemon; metadata is fetched in it, behind the open.
+        starts: records and follows the starts of images; None: neither.
     """
 
     def __init__(
@@ -36,7 +38,9 @@ class OpenImages:
         cache: BlockCache,
         block_size: int,
         counters: Counters,
+        starts: Starts | None = None,
     ) -> None:
+        self._starts = starts
         self._nursery = nursery
         self._remotes = remotes
         self._cache = cache
@@ -64,7 +68,10 @@ class OpenImages:
         block_map = GridMap(image.size_bytes, self._block_size)
         table = await self._cache.open_table(image.id, block_map.count)
         fetcher = self._remotes(image.remote).fetcher
-        return OpenImage(image, block_map, table, self._cache, fetcher, self._counters)
+        opened = OpenImage(image, block_map, table, self._cache, fetcher, self._counters)
+        if self._starts is not None:
+            self._starts.attach(opened)
+        return opened
 
     async def open(self, image: Image) -> OpenImage:
         """Count a handle; the first one starts the fetch of the image's tables."""
@@ -72,6 +79,8 @@ class OpenImages:
         self._handles[image.id] += 1
         if image.ranges and image.id not in self._tables_asked:
             self._tables_asked.add(image.id)
+            if self._starts is not None:
+                self._nursery.start_soon(self._starts.prepare, opened, name=f"trace of {image.name}")
             self._nursery.start_soon(self._pin_tables, opened, name=f"tables of {image.name}")
         return opened
 
@@ -98,6 +107,8 @@ class OpenImages:
             if image_id not in self._handles:
                 del self._images[image_id]
                 self._tables_asked.discard(image_id)
+                if self._starts is not None:
+                    self._starts.forget(image_id)
                 excess -= 1
 
     def handles(self, image_id: ImageId) -> int:

@@ -17,6 +17,7 @@ TABLES = {
     "[log]": config.LogConfig,
     "[mount]": config.MountConfig,
     "[limits]": config.LimitsConfig,
+    "[traces]": config.TracesConfig,
     "[remote.NAME]": config_remotes.RemoteConfig,
 }
 COMMON = {field.name for field in msgspec.structs.fields(config_remotes.RemoteConfig)}

@@ -1,0 +1,97 @@
+"""One image's starts: what they touch is recorded, and what earlier ones touched is asked for ahead of them.
+
+From its first touch until nothing new was touched for `QUIET_S` lies one *phase*. All that goes on in an image
+meanwhile is one recording: the kernel does not say whose read it is (a loop device's and squashfuse's reads all come
+from one process). Twenty tasks of an array touch what one touches; two different jobs that start in the same
+seconds make one path of both.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+
+from lazysif.core.follow import Ask, Follower
+from lazysif.core.trace import Recording, TracePath
+
+QUIET_S = 5.0
+"""Without a new block. Imports of numeric packages compute for up to 2 s between two new blocks."""
+
+
+class ImageTracing:
+    """The phases of one image; used on the trio thread between checkpoints.
+
+    Args:
+        length: bytes of a block.
+        floor_bytes: what the network needs ahead of a reader, measured; 0 if nothing is known.
+        began: called at the first touch of a phase.
+    """
+
+    def __init__(
+        self,
+        length: Callable[[int], int],
+        floor_bytes: Callable[[], int],
+        began: Callable[[], None],
+    ) -> None:
+        self._length = length
+        self._floor_bytes = floor_bytes
+        self._began = began
+        self._paths: list[array[int]] = []
+        self._recording: Recording | None = None
+        self._follower: Follower | None = None
+        self._last_s = 0.0
+        self.touched: set[int] | None = None
+        """The blocks of this phase; None between phases, when reads from memory begin none."""
+
+    @property
+    def following(self) -> bool:
+        """Whether a trace is followed, so that own guesses step back."""
+        return self._follower is not None and self._follower.following
+
+    def touch(self, block: int, now_s: float, *, late: bool = False) -> bool:
+        """Note a read of a block; `late`: its reader has to wait. Returns whether it came late from the trace."""
+        if self.touched is None:
+            self.touched = set()
+            self._recording = Recording(now_s)
+            self._follow()
+            self._began()
+        if block in self.touched:
+            return False
+        self.touched.add(block)
+        self._last_s = now_s
+        if self._recording is not None:
+            self._recording.add(block, now_s)
+        if self._follower is None:
+            return False
+        late = late and self._follower.expects(block)
+        self._follower.touch(block, late=late)
+        return late
+
+    def ask(self, is_missing: Callable[[int], bool]) -> Ask | None:
+        """What to bring now."""
+        return self._follower.ask(is_missing) if self._follower is not None else None
+
+    def set_paths(self, paths: Sequence[TracePath]) -> None:
+        """What is known of this image's starts; may come while one is under way."""
+        # 4 bytes a block: paths are kept as long as the image is
+        self._paths = [array("I", path.blocks) for path in paths]
+        if self._recording is None:
+            return
+        self._follow()
+        if self._follower is not None:
+            for block in self._recording.blocks:
+                self._follower.touch(block)
+
+    def _follow(self) -> None:
+        self._follower = (
+            Follower(self._paths, self._length, floor_bytes=self._floor_bytes()) if self._paths else None
+        )
+
+    def quiet_s(self, now_s: float) -> float:
+        """How long nothing new was touched."""
+        return now_s - self._last_s
+
+    def end(self) -> Recording | None:
+        """End the phase; what was recorded of it."""
+        recording, self._recording, self._follower, self.touched = self._recording, None, None, None
+        return recording
