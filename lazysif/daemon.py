@@ -244,6 +244,7 @@ class Daemon:
             negative_s=remote.negative,
             spool_whole=remote.whole_file == "spool",
             listing=remote.listing == "auto",
+            origin=origin_of(source.base_url) if source.base_url else remote.kind,
             probe_bytes=self._config.cache.block_size,
             lookup_budget_s=limits.lookup_timeout,
             stall_s=remote.stall_timeout,

@@ -62,12 +62,14 @@ class RemotePolicy:
 
     Args:
         spool_whole: download a file whole where its origin answers no ranges; else such a file is an error.
+        origin: the remote's own address as people see it.
     """
 
     revalidate_s: float = 60.0
     negative_s: float = 5.0
     spool_whole: bool = True
     listing: bool = True
+    origin: str = ""
     probe_bytes: int = 256 << 10
     lookup_budget_s: float = 20.0
     stall_s: float = 20.0
@@ -167,7 +169,9 @@ class Remote:
             with trio.fail_after(budget_s):
                 return await self._registry.list(path)
         except trio.TooSlowError:
-            raise SourceTimeout("no listing from the origin in time", image=self._shown(path)) from None
+            raise SourceTimeout(
+                "no listing from the origin in time", image=self._shown(path), origin=self.policy.origin
+            ) from None
         except LazysifError as error:
             error.about(image=self._shown(path))
             raise
@@ -183,7 +187,7 @@ class Remote:
             with trio.fail_after(max(budget_s, 0.1)):
                 return await self._registry.locate(path)
         except trio.TooSlowError:
-            raise SourceTimeout("no answer from the registry in time") from None
+            raise SourceTimeout("no answer from the registry in time", origin=self.policy.origin) from None
 
     async def _told(
         self, path: str, location: Location | None, known: Image | None, total_s: float, stall_s: float
