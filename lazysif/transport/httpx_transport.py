@@ -1,9 +1,9 @@
-"""The httpx transport: one connection pool per remote. The only home of httpx.
+"""The httpx transport: one connection pool per remote.
 
 Redirects are followed by hand, because httpx keeps custom headers across origins; here the keyring is asked hop
-by hop. httpcore 1.0.9 loses pool slots for good when a request
-is cancelled while it waits for one or connects (encode/httpcore#1093), so a limiter below the pool's size makes
-sure that nobody waits inside the pool, and callers are flights that nobody cancels.
+by hop. httpcore 1.0.9 loses pool slots for good when a request is cancelled while it waits for one or connects
+(encode/httpcore#1093), so a limiter below the pool's size makes sure that nobody waits inside the pool, and callers
+are flights that nobody cancels.
 """
 
 from __future__ import annotations
@@ -23,15 +23,9 @@ from lazysif.core.content_range import range_header
 from lazysif.core.names import origin_of
 from lazysif.errors import LazysifError, SourceProtocolError, SourceTimeout, SourceUnavailable
 from lazysif.model import AnswerHead, Request
+from lazysif.transport.authorities import tls_context
 from lazysif.transport.credentials import Keyring
-from lazysif.transport.redirects import (
-    MAX_REDIRECTS,
-    REFUSALS,
-    STATUSES,
-    InwardGuard,
-    Targets,
-    redirect_target,
-)
+from lazysif.transport.follow import Redirects
 
 _CONNECT_S = 10.0
 _KEEPALIVE_S = 60.0
@@ -58,11 +52,10 @@ class HttpxTransport:
         connections: int = 16,
     ) -> None:
         self._keyring = keyring
-        self._guard = InwardGuard(base_url)
-        self._targets = Targets()
+        self._redirects = Redirects(base_url)
         self._slots = trio.CapacityLimiter(connections)
         self._client = httpx.AsyncClient(
-            verify=_tls_context(ca_file),
+            verify=tls_context(ca_file),
             # trust_env would send ~/.netrc credentials and follow proxies of whoever started the daemon
             trust_env=False,
             # a cookie is a credential too, and would go to other ports of its host
@@ -83,56 +76,21 @@ class HttpxTransport:
             try:
                 # the read timeout starts anew with every byte: this ends a head that drips in
                 with trio.fail_after(request.total_s):
-                    response = await self._follow(request)
+                    answer = await self._redirects.follow(request, self._send_once)
             except trio.TooSlowError as error:
                 raise SourceTimeout(
                     "no answer from the origin in time", origin=origin_of(request.url)
                 ) from error
             except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
                 raise _translate(error, request.url) from error
+            answer.deadline = deadline
             try:
-                yield HttpxAnswer(response, deadline)
+                yield answer
             finally:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-                    await response.aclose()
+                    await answer.aclose()
 
-    async def _follow(self, request: Request) -> httpx.Response:
-        """The final answer; a target that was kept and refuses is asked for anew, once."""
-        if request.byte_range is not None and not request.anew:
-            target = self._targets.get(request.url)
-            if target is not None:
-                response = await self._from_target(target, request)
-                if response is not None:
-                    return response
-        return await self._hops(request.url, request, MAX_REDIRECTS)
-
-    async def _from_target(self, target: str, request: Request) -> httpx.Response | None:
-        try:
-            response = await self._hops(target, request, MAX_REDIRECTS - 1)
-        except BaseException:
-            self._targets.drop(request.url)
-            raise
-        if response.status_code not in REFUSALS:
-            return response
-        self._targets.drop(request.url)
-        await response.aclose()
-        return None
-
-    async def _hops(self, url: str, request: Request, most: int) -> httpx.Response:
-        for _ in range(most + 1):
-            await self._guard.check(url)
-            response = await self._send_once(url, request)
-            location = response.headers.get("location", "")
-            if response.status_code not in STATUSES or not location:
-                return response
-            await response.aclose()
-            target = redirect_target(url, location)
-            if url == request.url and request.byte_range is not None:
-                self._targets.keep(url, target, _head(response))
-            url = target
-        raise SourceProtocolError(f"more than {MAX_REDIRECTS} redirects", origin=origin_of(request.url))
-
-    async def _send_once(self, url: str, request: Request) -> httpx.Response:
+    async def _send_once(self, url: str, request: Request) -> HttpxAnswer:
         headers = dict(request.headers)
         if request.byte_range is not None:
             headers["Range"] = range_header(request.byte_range)
@@ -145,7 +103,16 @@ class HttpxTransport:
             timeout=httpx.Timeout(request.stall_s, connect=min(_CONNECT_S, request.stall_s), pool=None),
         )
         auth = self._keyring.for_url(url) if self._keyring is not None else None
-        return await self._client.send(built, stream=True, auth=auth, follow_redirects=False)
+        return HttpxAnswer(await self._client.send(built, stream=True, auth=auth, follow_redirects=False))
+
+    async def send_for_credentials(self, request: httpx.Request) -> httpx.Response:
+        """A request that credentials make of a host of their own (for a token), with its body.
+
+        Raises: httpx.HTTPError.
+        """
+        timeout = httpx.Timeout(_CONNECT_S, pool=None)
+        request.extensions = {"timeout": timeout.as_dict(), **request.extensions}
+        return await self._client.send(request, auth=None, follow_redirects=False)
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -154,19 +121,26 @@ class HttpxTransport:
 class HttpxAnswer:
     """An answer of `HttpxTransport`; see `model.Answer`."""
 
-    def __init__(self, response: httpx.Response, deadline: float) -> None:
+    def __init__(self, response: httpx.Response) -> None:
         self._response = response
-        self._deadline = deadline
-        self.head = _head(response)
+        self.deadline = float("inf")
+        self.head = AnswerHead(
+            status=response.status_code,
+            headers=dict(httpx.Headers(response.headers.raw, encoding=_HEADER_TEXT)),
+            url=origin_of(str(response.url)),
+        )
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """See `model.Answer.chunks`. A slow drip that would outlast the request's total time is broken off."""
+        if self._response.is_stream_consumed:  # by credentials that look at bodies
+            yield self._response.content
+            return
         try:
             # a generator, though httpx does not say so
             raw = cast("AsyncGenerator[bytes, None]", self._response.aiter_raw())
             async with aclosing(raw) as pieces:
                 while True:
-                    with trio.fail_at(self._deadline):
+                    with trio.fail_at(self.deadline):
                         chunk = await anext(pieces, None)
                     if chunk is None:
                         return
@@ -176,21 +150,9 @@ class HttpxAnswer:
         except httpx.HTTPError as error:
             raise _translate(error, str(self._response.url)) from error
 
-
-def _tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """The system's authorities (SSL_CERT_FILE counts), and a site's own beside them."""
-    context = ssl.create_default_context()
-    if ca_file is not None:
-        context.load_verify_locations(cafile=ca_file)
-    return context
-
-
-def _head(response: httpx.Response) -> AnswerHead:
-    return AnswerHead(
-        status=response.status_code,
-        headers=dict(httpx.Headers(response.headers.raw, encoding=_HEADER_TEXT)),
-        url=origin_of(str(response.url)),
-    )
+    async def aclose(self) -> None:
+        """Let go of it, read or not; an answer that is left early takes its connection along."""
+        await self._response.aclose()
 
 
 def _translate(error: Exception, url: str) -> LazysifError:

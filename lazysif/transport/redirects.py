@@ -92,10 +92,13 @@ class InwardGuard:
         self._known: dict[str, tuple[float, bool]] = {}
 
     async def check(self, url: str) -> None:
-        """Raises: SourceProtocolError."""
+        """Raises: SourceProtocolError, for a URL that cannot be split, too."""
         if same_origin(url, self._base_url):
             return
-        host = urlsplit(url).hostname or ""
+        try:
+            host = urlsplit(url).hostname or ""
+        except ValueError as error:
+            raise SourceProtocolError("the origin's address cannot be used", origin=origin_of(url)) from error
         if host == self._base_host or not await self._is_inward(host):
             return
         if self._base_host and await self._is_inward(self._base_host):

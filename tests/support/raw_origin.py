@@ -197,7 +197,7 @@ class RawOrigin:
         default: the fault of every request after the script; None is right behaviour.
         decide: asked first for each request; None as an answer leaves the request to the script.
         delay_s: added before each answer.
-        tls: speak TLS with a certificate of `ca` for 127.0.0.1 and localhost.
+        tls: speak TLS with a certificate of `ca` for `hosts`.
         listing: answer directories with an HTML index, else with 403.
         port: of an origin that comes back; by default any that is free.
     """
@@ -213,6 +213,7 @@ class RawOrigin:
         tls: bool = False,
         listing: bool = True,
         port: int = 0,
+        hosts: tuple[str, ...] = ("127.0.0.1", "localhost"),
     ) -> None:
         self.default = default
         self.decide = decide
@@ -234,7 +235,7 @@ class RawOrigin:
 
             self.ca = trustme.CA()
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self.ca.issue_cert("127.0.0.1", "localhost").configure_cert(self._tls)
+            self.ca.issue_cert(*hosts).configure_cert(self._tls)
         for path, data in (files or {}).items():
             self.put(path, data)
         self._listener = socket.create_server(("127.0.0.1", port), backlog=512)
