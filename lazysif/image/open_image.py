@@ -8,7 +8,7 @@ one. Between the last look at the flights and their start lies no checkpoint, so
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -20,7 +20,7 @@ from lazysif.core.block_map import BlockMap, length, span
 from lazysif.core.plan import plan_extents
 from lazysif.core.readahead import Readahead
 from lazysif.errors import LazysifError, SourceError
-from lazysif.fetch.fetcher import Fetcher
+from lazysif.fetch.fetcher import Fetcher, Sink
 from lazysif.fetch.flights import Flight
 from lazysif.image.tracing import ImageTracing
 from lazysif.model import Buffer, ByteRange, Digest, Image
@@ -87,7 +87,7 @@ class OpenImage:
         tracing = self.tracing
         if tracing is not None and tracing.touched is not None and index not in tracing.touched:
             self._touch((index,), ())
-            self._follow()
+            self.follow()
         if stop == block_stop:  # a sequential reader passes here, and few of the others
             self._read_ahead(ByteRange(offset, stop), self._guess_proved(range(index, index + 1)))
         return memoryview(data)[offset - start : stop - start]
@@ -108,7 +108,7 @@ class OpenImage:
         lacking = [i for i in blocks if i not in found]
         self._touch(blocks, lacking)
         flights = self._join_or_start(lacking)
-        self._follow()
+        self.follow()
         self._read_ahead(ByteRange(offset, stop), bool(flights) | self._guess_proved(blocks))
         try:
             for index, flight in flights:
@@ -228,13 +228,13 @@ class OpenImage:
         behind = self.block_map.start(max(wanted) + 1)
         return set(span(self.block_map, behind, self._limits.neighbour_bytes))
 
-    def _start_whole(self, indices: Iterable[int]) -> dict[int, Flight]:
+    def _start_whole(self, indices: Iterable[int], sink: Sink | None = None) -> dict[int, Flight]:
         """An origin without ranges sends everything: one flight for each block that is not there yet."""
         wanted = set(indices)
         if not wanted:
             return {}
         missing = [i for i in range(self.block_map.count) if i in wanted or self._is_missing(i)]
-        flights = self._fetcher.start(self.image, self.block_map, missing, self, demand=True)
+        flights = self._fetcher.start(self.image, self.block_map, missing, sink or self, demand=True)
         return {flight.index: flight for flight in flights}
 
     def _guess_proved(self, blocks: range) -> bool:
@@ -286,7 +286,7 @@ class OpenImage:
             if self.tracing.touch(index, now_s, late=index in lacking):
                 self._counters.prefetch_late += 1
 
-    def _follow(self) -> None:
+    def follow(self) -> None:
         """Bring what the trace of earlier starts names next: from the origin behind demand, or from disk."""
         ask = self.tracing.ask(self._is_missing) if self.tracing is not None else None
         if not ask:
@@ -303,6 +303,40 @@ class OpenImage:
         if not missing or not self.image.ranges or self._fetcher.contact.offline:
             return []
         return list(self._start(missing, demand=False).values())
+
+    # --- bulk -------------------------------------------------------------------------------------
+
+    async def lacking(self, blocks: Iterable[int]) -> list[int]:
+        """Those of the blocks that are not cached, in order; the disk is asked, and what it lost is struck off.
+
+        Blocks on their way are among them.
+        """
+        known = {i: digest for i in blocks if (digest := self._table.get(i)) is not None}
+        gone = await self._cache.absent(list(known.values()))
+        for index, digest in known.items():
+            if digest in gone and self._table.get(index) == digest:
+                self._table.forget(index)
+        return [i for i in blocks if self._table.get(i) is None]
+
+    def missing(self, blocks: Iterable[int]) -> list[int]:
+        """Those of the blocks that are neither cached as far as the table knows, nor on their way."""
+        return [i for i in blocks if self._is_missing(i)]
+
+    def bring(self, blocks: range, landed: Callable[[int], None]) -> list[Flight]:
+        """Start one extent of missing neighbours that nobody waits for.
+
+        Args: landed: told the bytes of each block that came.
+        """
+        sink = _BulkSink(self, landed)
+        if not self.image.ranges:
+            return list(self._start_whole(blocks, sink).values())
+        return self._fetcher.start(self.image, self.block_map, blocks, sink, demand=False)
+
+    def accept_unread(self, index: int, data: Buffer) -> None:
+        """As `accept`, for a block that nobody reads soon: it drives nothing out of memory."""
+        digest = Digest(blake3(data).digest())
+        self._cache.put(digest, data, pinned=index in self._pinned, unread=True)
+        self._table.set(index, digest)
 
     # --- the sink of this image's flights ---------------------------------------------------------
 
@@ -334,3 +368,18 @@ class OpenImage:
             lower, upper = self.block_map.start(index), self.block_map.start(index + 1)
             if lower >= start and upper <= start + len(data) and self._is_missing(index):
                 self.accept(index, bytes(view[lower - start : upper - start]))
+
+
+@dataclass(frozen=True, slots=True)
+class _BulkSink:
+    """Where bulk goes (`fetch.Sink`)."""
+
+    opened: OpenImage
+    landed: Callable[[int], None]
+
+    def accept(self, index: int, data: Buffer) -> None:
+        self.opened.accept_unread(index, data)
+        self.landed(len(data))
+
+    async def room(self) -> None:
+        await self.opened.room()

@@ -29,6 +29,8 @@ _T = TypeVar("_T")
 _Arguments = TypeVarTuple("_Arguments")
 
 _ASKED_AGAIN_S = 3600.0
+"""Where nothing was found, and nothing recorded since."""
+_KNOWN_ASKED_AGAIN_S = 24 * 3600
 _REFRESHED_S = 24 * 3600
 """A start that tells nothing new renews the mark of its last use at most this often."""
 _MOST_ASKED = 1000
@@ -136,14 +138,24 @@ class Starts:
         key = trace_key(opened.image.size_bytes, head)
         self._keys[opened.image.id] = key
         self._use(opened, await self._known(opened, key))
-        if trio.current_time() - self._asked_s.get(key, float("-inf")) < _ASKED_AGAIN_S:
+        if not await self._may_ask(key):
             return
-        self._asked_s[key] = trio.current_time()
-        while len(self._asked_s) > _MOST_ASKED:
-            del self._asked_s[next(iter(self._asked_s))]
         beside = self._beside(opened.image)
         for share in (*self._shares, *([beside] if beside is not None else [])):
             self._nursery.start_soon(self._guarded, self._learn, opened, key, share, name="trace of a share")
+
+    async def _may_ask(self, key: str) -> bool:
+        """Whether it is time to ask the shares for this image; notes that it is done."""
+        now_s = trio.current_time()
+        if now_s - self._asked_s.get(key, float("-inf")) < _ASKED_AGAIN_S:
+            return False
+        self._asked_s[key] = now_s
+        while len(self._asked_s) > _MOST_ASKED:
+            del self._asked_s[next(iter(self._asked_s))]
+        if time.time() - await self._in_thread(self._store.asked_s, key) < _KNOWN_ASKED_AGAIN_S:
+            return False
+        await self._in_thread(self._store.note_asked, key)
+        return True
 
     async def _known(self, opened: OpenImage, key: str) -> Trace:
         """What the node's own store has; a trace of no paths if nothing."""
@@ -206,6 +218,7 @@ class Starts:
     def _use(self, opened: OpenImage, trace: Trace) -> None:
         if opened.tracing is not None and trace.paths:
             opened.tracing.set_paths(trace.paths)
+            opened.follow()
 
     async def _in_thread(self, call: Callable[[*_Arguments], _T], *arguments: *_Arguments) -> _T:
         return await trio.to_thread.run_sync(call, *arguments, limiter=self._disk)

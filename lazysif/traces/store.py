@@ -70,6 +70,20 @@ class TraceStore:
             ) from error
         return merged
 
+    def asked_s(self, key: str) -> float:
+        """When the trace of an image was last written or asked for elsewhere, in seconds since 1970; 0 if never."""
+        try:
+            return self._path(key).stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def note_asked(self, key: str) -> None:
+        """Others were asked for the trace of an image just now."""
+        try:
+            os.utime(self._path(key))
+        except OSError:
+            pass  # nothing is known of it yet, so that they are asked again
+
     def forget(self, key: str) -> bool:
         """Delete the trace of an image; False where there was none. Raises: LocalDirectoryError."""
         try:

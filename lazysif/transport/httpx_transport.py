@@ -114,6 +114,28 @@ class HttpxTransport:
         request.extensions = {"timeout": timeout.as_dict(), **request.extensions}
         return await self._client.send(request, auth=None, follow_redirects=False)
 
+    async def put(self, url: str, content: bytes, total_s: float) -> AnswerHead:
+        """Write a small file; redirects are not followed.
+
+        Raises: SourceTimeout, SourceUnavailable, SourceProtocolError: as `model.Transport.send`.
+        """
+        auth = self._keyring.for_url(url) if self._keyring is not None else None
+        async with self._slots:
+            try:
+                request = self._client.build_request(
+                    "PUT", url, content=content, timeout=httpx.Timeout(total_s, pool=None)
+                )
+                with trio.fail_after(total_s):
+                    answer = HttpxAnswer(
+                        await self._client.send(request, stream=True, auth=auth, follow_redirects=False)
+                    )
+                    await answer.aclose()
+                    return answer.head
+            except trio.TooSlowError as error:
+                raise SourceTimeout("no answer to a PUT in time", origin=origin_of(url)) from error
+            except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+                raise _translate(error, url) from error
+
     async def aclose(self) -> None:
         await self._client.aclose()
 
@@ -151,7 +173,16 @@ class HttpxAnswer:
             raise _translate(error, str(self._response.url)) from error
 
     async def aclose(self) -> None:
-        """Let go of it, read or not; an answer that is left early takes its connection along."""
+        """Let go of it, read or not; an answer that is left early takes its connection along.
+
+        One that has no body, as each revalidation's 304, is read to its end: a new connection would cost the
+        next request two round trips.
+        """
+        if self.head.status in (204, 304) and not self._response.is_stream_consumed:
+            try:
+                await self._response.aread()
+            except httpx.HTTPError:
+                pass
         await self._response.aclose()
 
 
