@@ -105,6 +105,8 @@ class Config(Table, frozen=True, kw_only=True):
     limits: LimitsConfig = msgspec.field(default_factory=LimitsConfig)
     traces: TracesConfig = msgspec.field(default_factory=TracesConfig)
     remotes: tuple[RemoteConfig, ...] = ()
+    images: dict[str, str] = msgspec.field(default_factory=dict)
+    """[images]: by path below the mountpoint, the URI of the image that has this name; may hold signatures."""
 
     @property
     def source_mode(self) -> bool:
@@ -220,12 +222,13 @@ def _config(given: Mapping[str, object], found: list[Problem]) -> Config:
     for key, value in given.items():
         if key in _TABLES:
             built[key] = _table(_TABLES[key], (key,), value, found)
+        elif key == "images":
+            built[key] = _images(value, found)
         elif key != "remote":
-            found.append(
-                ((key,), f"unknown table{values.near(key, [*_TABLES, 'remote']) or ': leave it out'}")
-            )
+            known = [*_TABLES, "remote", "images"]
+            found.append(((key,), f"unknown table{values.near(key, known) or ': leave it out'}"))
     named = given.get("remote", {})
-    if not isinstance(named, Mapping) or not named:
+    if not isinstance(named, Mapping) or not (named or given.get("images")):
         found.append(
             (("remote",), "no remote, so nothing could be mounted: write [remote.NAME] with kind and url")
         )
@@ -238,6 +241,25 @@ def _config(given: Mapping[str, object], found: list[Problem]) -> Config:
         remote = _remote(("remote", name), value, found, name=name)
         remotes += [remote] if remote else []
     return Config(remotes=tuple(remotes), **{key: table for key, table in built.items() if table})
+
+
+def _images(given: object, found: list[Problem]) -> dict[str, str]:
+    """The table [images]: fixed names of chosen images."""
+    if not isinstance(given, Mapping):
+        found.append((("images",), "this is a table: write [images] on a line of its own"))
+        return {}
+    images: dict[str, str] = {}
+    for name, uri in given.items():
+        try:
+            images[values.fixed_name(name)] = values.image_uri(uri)
+        except ValueError as error:
+            found.append((("images", name), str(error)))
+    for name in images:
+        above = [other for other in images if name.startswith(other + "/")]
+        found += [
+            (("images", name), f'"{other}" is an image and cannot be a directory, too') for other in above
+        ]
+    return images
 
 
 def _read(path: Path) -> tuple[Config, list[str]]:
@@ -364,12 +386,21 @@ def _section(head: str, table: Table, *, whole: bool = False) -> Iterator[str]:
     yield ""
 
 
+def _image_line(name: str, uri: str, *, whole: bool) -> str:
+    shown, mark, _ = uri.partition("?")
+    hidden = bool(mark) and not whole
+    line = f"{toml_text.quoted(name)} = {toml_text.rendered(shown if hidden else uri)}"
+    return f"{line}  # and a query, not shown" if hidden else line
+
+
 def _rendered(config: Config, *, whole: bool) -> str:
     lines: list[str] = []
     for key in _TABLES:
         lines += _section(key, getattr(config, key), whole=whole)
     for remote in config.remotes:
         lines += _section(toml_text.dotted(("remote", remote.name)), remote, whole=whole)
+    if config.images:
+        lines += ["[images]", *(_image_line(*pair, whole=whole) for pair in config.images.items()), ""]
     return "\n".join(lines)
 
 

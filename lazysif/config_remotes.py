@@ -6,10 +6,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import unquote
 
 import msgspec
 
 from lazysif import config_values as values
+from lazysif.image_uri import ImageUri
 
 # A year: longer is a slip of the pen, and `inf` breaks JSON in `status`.
 Span = Annotated[float, msgspec.Meta(gt=0, le=31_536_000)]
@@ -58,6 +60,15 @@ class RemoteConfig(Table, frozen=True, kw_only=True):
         """The URL for people: a query may be a signature."""
         return self.url.partition("?")[0]
 
+    def path_of(self, uri: ImageUri) -> str | None:
+        """The path below this remote of what a URI names; None where it is not this remote's to serve."""
+        return None
+
+    @classmethod
+    def for_uri(cls, uri: ImageUri, name: str) -> RemoteConfig | None:
+        """A remote without credentials that serves this URI; None where its scheme is not this kind's."""
+        return None
+
     def secret_files(self) -> list[Path]:
         """The files that its secrets are in."""
         keys = [key for key, parse in PARSERS[type(self)].items() if parse is values.secret_file]
@@ -75,6 +86,23 @@ class HttpRemote(RemoteConfig, frozen=True, kw_only=True):
     username: str | None = None
     password_file: Path | None = None
     token_file: Path | None = None
+
+    def path_of(self, uri: ImageUri) -> str | None:
+        """See `RemoteConfig.path_of`. A URI with a signature of its own gets no other's credentials."""
+        base, _, query = self.url.partition("?")
+        base = base.rstrip("/") + "/"
+        if uri.query != query or not uri.shown.startswith(base):
+            return None
+        return unquote(uri.shown[len(base) :]) or None
+
+    @classmethod
+    def for_uri(cls, uri: ImageUri, name: str) -> RemoteConfig | None:
+        """See `RemoteConfig.for_uri`."""
+        if uri.scheme not in ("http", "https"):
+            return None
+        path, mark, query = uri.text.partition("?")
+        directory = path.rpartition("/")[0]
+        return cls(name=name, kind="http", url=directory + "/" + mark + query, listing="off")
 
 
 KINDS: dict[str, type[RemoteConfig]] = {

@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lazysif.errors import ConfigError
+from lazysif.image_uri import parse_uri
 from lazysif.sizes import ShareOrSize, format_size, parse_share_or_size, parse_size
 
 SMALLEST_BLOCK, LARGEST_BLOCK = 4 * 1024, 8 * 1024 * 1024
@@ -240,6 +241,19 @@ def remote_name(name: str) -> str:
     if not _REMOTE_NAME.fullmatch(name) or len(name.encode()) > 255:
         raise ValueError(f'"{name}" cannot name a directory: use letters, digits, "_", "-" and "."')
     return name
+
+
+def fixed_name(name: str) -> str:
+    """A path below the mountpoint that is given to an image: "gpu.sif", "site/gpu.sif"."""
+    parts = name.split("/")
+    if not name.isprintable() or any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts):
+        raise ValueError('not a path below the mountpoint: write "gpu.sif" or "site/gpu.sif"')
+    return name
+
+
+def image_uri(value: object) -> str:
+    """The URI of an image, as Apptainer takes it."""
+    return parse_uri(_text(value)).text
 
 
 def mount_options(value: object) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from lazysif.config import Config, check_config, config_for_source, load_config, render
+from lazysif.errors import ConfigError
+from lazysif.image_names import ImageNames
 
 
 @click.group("config")
@@ -18,12 +20,21 @@ def config_group() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def check_command(file: Path) -> int:
     """Say all that is wrong with FILE and where, a line each; exit code 2 if anything is."""
-    problems = check_config(file)
+    problems = check_config(file) or _unserved(file)
     for problem in problems:
         click.echo(problem, err=True)
     if not problems:
         click.echo(f"{file}: fine")
     return 2 if problems else 0
+
+
+def _unserved(file: Path) -> list[str]:
+    """Chosen images that no kind of remote can serve; only to be told of a file that is right otherwise."""
+    try:
+        ImageNames(load_config(file))
+    except ConfigError as error:
+        return [f"{file}: {error}"]
+    return []
 
 
 @config_group.command("show")

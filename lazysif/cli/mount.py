@@ -18,6 +18,7 @@ from lazysif.config import Config, config_for_source, load_config, to_toml, with
 from lazysif.control.address import absolute_mountpoint, make_runtime_directory, upgrade_file
 from lazysif.errors import ConfigError, LazysifError, LocalDirectoryError, MountError
 from lazysif.fuse.mountinfo import find_mount
+from lazysif.image_names import ImageNames
 from lazysif.log_setup import log_file, make_log_directory
 
 _READY_S = 60.0
@@ -86,6 +87,7 @@ def mount_command(
     config = with_overrides(config, {**from_options, **settings})
     if fuse_options:
         config = with_overrides(config, {"mount.options": sorted({*config.mount.options, *fuse_options})})
+    ImageNames(config)
     mountpoint = check_mountpoint(mountpoint)
     make_runtime_directory()
     if not foreground or config.log.file is not None:

@@ -26,11 +26,12 @@ from lazysif.errors import (
     SourceUnavailable,
     StaleInode,
 )
-from lazysif.fetch.remote import FoundImage, Remote
+from lazysif.fetch.remote import FoundImage, Remote, RemotePolicy
 from lazysif.image.open_image import OpenImage
 from lazysif.model import Buffer, EntryKind, Image, InodeNumber
 from lazysif.telemetry import Counters, InHand
 from lazysif.tree.attributes import Attributes, ListedEntry
+from lazysif.tree.fixed_names import FixedNames
 from lazysif.tree.names import Meaning, Names
 from lazysif.tree.open_images import OpenImages
 from lazysif.tree.state import StateStore
@@ -47,7 +48,8 @@ _MAX_WAITING_READS = 800
 
 class Tree:
     """Args:
-    remotes: by name; the one named "" alone makes the mount's root.
+    remotes: by name; the one named "" alone makes the mount's root, those that begin with "@" are not seen.
+    fixed: names of chosen images, which stand for names of remotes.
     lookup_timeout_s, read_timeout_s: within which every look-up and read ends, in data or an error.
     whole_file_timeout_s: the same for reads of a file that its origin only sends whole.
     asked: since when requests wait that a predecessor of this daemon left.
@@ -61,12 +63,14 @@ class Tree:
         state: StateStore,
         counters: Counters,
         *,
+        fixed: FixedNames | None = None,
         lookup_timeout_s: float = 20.0,
         read_timeout_s: float = 60.0,
         whole_file_timeout_s: float = 600.0,
         asked: Asked | None = None,
     ) -> None:
         self._remotes = dict(remotes)
+        self._fixed = fixed or FixedNames({})
         self._images = images
         self._state = state
         self._counters = counters
@@ -74,7 +78,7 @@ class Tree:
         self._lookups = LookupCounts()
         self._nodes: dict[InodeNumber, Meaning] = {}
         self._directories: dict[InodeNumber, tuple[str, str]] = {}
-        self._remote_numbers: dict[str, InodeNumber] = {}
+        self._own_directories: dict[tuple[str, str], InodeNumber] = {}
         self._reading: dict[InodeNumber, OpenImage] = {}
         self._waiting_reads = 0
         self.in_hand = InHand()
@@ -105,27 +109,44 @@ class Tree:
 
     async def _lookup(self, parent: InodeNumber, name: str) -> Attributes:
         remote_name, directory = await self._directory(parent)
-        if parent == ROOT_INODE and "" not in self._remotes:
-            if name not in self._remotes:
-                raise NoSuchEntry(f"no remote is called {name!r}")
-            return await self._remote_directory(name)
-        remote = self._remotes[remote_name]
         path = f"{directory}/{name}" if directory else name
-        meaning = await self._names.resolve(remote, path)
+        shown = f"{remote_name}/{path}" if remote_name else path
+        target = self._fixed.target(shown)
+        if target is not None:
+            return await self._fixed_name(*target)
+        if not remote_name and "" not in self._remotes:
+            if path in self._visible_remotes():
+                return await self._new_directory(path, "")
+            if self._fixed.is_directory(path):
+                return await self._new_directory("", path)
+            raise NoSuchEntry(f"no remote is called {name!r}")
+        if self._fixed.is_directory(shown):
+            return await self._new_directory(remote_name, path)
+        meaning = await self._names.resolve(self._remotes[remote_name], path)
         return self._attributes(meaning, remote_name, path)
+
+    async def _fixed_name(self, remote: str, path: str) -> Attributes:
+        meaning = await self._names.resolve(self._remotes[remote], path)
+        if meaning.image is None:
+            raise NoSuchEntry("the configuration gives this name to something that is no image")
+        return self._attributes(meaning, remote, path)
+
+    def _visible_remotes(self) -> list[str]:
+        return [name for name in self._remotes if not name.startswith("@")]
 
     def _shown(self, parent: InodeNumber, name: str) -> str:
         remote, directory = self._directories.get(parent, ("", ""))
         return "/".join(part for part in (remote, directory, name) if part)
 
-    async def _remote_directory(self, name: str) -> Attributes:
-        number = self._remote_numbers.get(name)
+    async def _new_directory(self, remote: str, path: str) -> Attributes:
+        """A directory that is there whatever an origin says: a remote's own, or one on the way to a fixed name."""
+        number = self._own_directories.get((remote, path))
         if number is None:
             number = await trio.to_thread.run_sync(
-                self._state.remember_directory, name, "", abandon_on_cancel=True, limiter=self._threads
+                self._state.remember_directory, remote, path, abandon_on_cancel=True, limiter=self._threads
             )
-            self._remote_numbers[name] = number
-        return self._attributes(Meaning(number, None), name, "")
+            self._own_directories[remote, path] = number
+        return self._attributes(Meaning(number, None), remote, path)
 
     async def _directory(self, number: InodeNumber) -> tuple[str, str]:
         """Remote and path of a directory's inode."""
@@ -136,10 +157,13 @@ class Tree:
             known = await trio.to_thread.run_sync(
                 self._state.directory_of, number, abandon_on_cancel=True, limiter=self._threads
             )
-            if known is None or known[0] not in self._remotes:
+            if known is None or not self._is_known(*known):
                 raise StaleInode("a directory that this mount does not know")
             self._directories[number] = known
         return known
+
+    def _is_known(self, remote: str, path: str) -> bool:
+        return remote in self._remotes or (not remote and self._fixed.is_directory(path))
 
     def _attributes(self, meaning: Meaning, remote: str, path: str) -> Attributes:
         self._nodes[meaning.number] = meaning
@@ -220,10 +244,18 @@ class Tree:
 
     async def _list(self, number: InodeNumber) -> list[ListedEntry]:
         remote_name, directory = await self._directory(number)
-        if number == ROOT_INODE and "" not in self._remotes:
-            attributes = {name: await self._remote_directory(name) for name in self._remotes}
-        else:
+        attributes: dict[str, Attributes] = {}
+        if remote_name in self._remotes:
             attributes = await self._list_remote(self._remotes[remote_name], directory)
+        elif number == ROOT_INODE:
+            attributes = {name: await self._new_directory(name, "") for name in self._visible_remotes()}
+        shown = "/".join(part for part in (remote_name, directory) if part)
+        for name, target in self._fixed.below(shown).items():
+            if target is not None:
+                kind, remote = EntryKind.FILE, self._remotes[target[0]]
+                attributes[name] = self._unresolved(remote.policy, shown, name, kind)
+            elif name not in attributes:
+                attributes[name] = self._unresolved(None, shown, name, EntryKind.DIRECTORY)
         ordered = sorted(attributes.items())
         return [ListedEntry(name, entry, position + 1) for position, (name, entry) in enumerate(ordered)]
 
@@ -240,20 +272,22 @@ class Tree:
         entries = {name: attributes for name, attributes in entries.items() if name in names}
         for entry in listed:
             if entry.name not in entries:
-                entries[entry.name] = self._unresolved(remote, directory, entry.name, entry.kind)
+                shown = f"{remote.name}/{directory}" if remote.name else directory
+                entries[entry.name] = self._unresolved(remote.policy, shown, entry.name, entry.kind)
         return entries
 
-    def _unresolved(self, remote: Remote, directory: str, name: str, kind: EntryKind) -> Attributes:
+    def _unresolved(
+        self, policy: RemotePolicy | None, directory: str, name: str, kind: EntryKind
+    ) -> Attributes:
         """Attributes for an entry that was listed and not asked for: enough for `ls`, believed for no time."""
-        identity = f"listed\0{remote.name}\0{directory}\0{name}"
-        policy = remote.policy
+        mode = policy.mode if policy is not None else 0o555
         return Attributes(
-            number=inode_number(identity),
+            number=inode_number(f"listed\0{directory}\0{name}"),
             kind=kind,
             size_bytes=0,
-            mode=policy.mode if kind is EntryKind.FILE else directory_mode(policy.mode),
-            uid=policy.uid,
-            gid=policy.gid,
+            mode=mode if kind is EntryKind.FILE else directory_mode(mode),
+            uid=policy.uid if policy is not None else 0,
+            gid=policy.gid if policy is not None else 0,
             modified_s=0,
             entry_timeout_s=0.0,
             attr_timeout_s=0.0,
