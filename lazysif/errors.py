@@ -67,7 +67,18 @@ class LocalDirectoryError(LazysifError):
 
 
 class NoSuchEntry(LazysifError):
-    """The origin has no image or directory of that name, or the name cannot exist."""
+    """The origin has no image or directory of that name, or the name cannot exist.
+
+    Args:
+        certain: nothing can lie below it, either: the registry knows by the name's form that it would be an
+            image. Else a name that does not look like an image may be a directory.
+    """
+
+    def __init__(
+        self, why: str, *, image: str = "", origin: str = "", hint: str = "", certain: bool = False
+    ) -> None:
+        super().__init__(why, image=image, origin=origin, hint=hint)
+        self.certain = certain
 
 
 class StaleInode(LazysifError):

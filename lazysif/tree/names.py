@@ -145,8 +145,8 @@ class Names:
         except (NoSuchEntry, AccessDenied) as error:
             if before is not None:
                 await self._forget(remote, path)
-            asked = isinstance(error, AccessDenied) and error.asks_credentials
-            if not asked and await self._implies_directory(remote, path):
+            final = error.asks_credentials if isinstance(error, AccessDenied) else error.certain
+            if not final and await self._implies_directory(remote, path):
                 return await self._directory(remote, path), policy.revalidate_s
             return error, policy.negative_s if isinstance(error, NoSuchEntry) else max(
                 policy.negative_s, _ERROR_S
