@@ -23,7 +23,7 @@ from lazysif.cache.block_cache import BlockCache, CacheSettings
 from lazysif.cache.directory import DirectoryLock, prepare_directory
 from lazysif.cache.fsck_online import OnlineFsck
 from lazysif.config import Config
-from lazysif.config_remotes import RemoteConfig
+from lazysif.config_remotes import HttpRemote, RemoteConfig
 from lazysif.control.address import make_runtime_directory, socket_path
 from lazysif.control.server import ControlServer
 from lazysif.control.watchdog import Watchdog, iso_time
@@ -38,8 +38,11 @@ from lazysif.fetch.remote import Remote, RemotePolicy
 from lazysif.fuse import session
 from lazysif.fuse.operations import Operations
 from lazysif.image.starts import Starts
+from lazysif.model import Image, Transport
 from lazysif.remotes import make_transport, source_of
 from lazysif.telemetry import Counters
+from lazysif.traces.configured import shares_of
+from lazysif.traces.sharing import BesideImage
 from lazysif.traces.store import TraceStore
 from lazysif.tree.open_images import OpenImages
 from lazysif.tree.state import StateStore
@@ -112,6 +115,7 @@ class Daemon:
         self._cache: BlockCache | None = None
         self._tree: Tree | None = None
         self._contacts: dict[str, Contact] = {}
+        self._transports: dict[str, Transport] = {}
 
     async def main(self, connection: session.KeptConnection) -> None:
         config = self._config
@@ -204,7 +208,21 @@ class Daemon:
         config = self._config
         if not config.traces.enabled:
             return None
-        return Starts(nursery, TraceStore(config.state.dir), config.cache.block_size, self._counters)
+        beside = {r.name for r in config.remotes if config.traces.beside and isinstance(r, HttpRemote)}
+
+        def beside_image(image: Image) -> BesideImage | None:
+            if image.remote not in beside or not image.location.url:
+                return None
+            return BesideImage(image.location.url, self._transports[image.remote])
+
+        return Starts(
+            nursery,
+            TraceStore(config.state.dir),
+            config.cache.block_size,
+            self._counters,
+            shares=shares_of(config.traces),
+            beside=beside_image,
+        )
 
     def _cache_settings(self) -> CacheSettings:
         cache = self._config.cache
@@ -222,6 +240,7 @@ class Daemon:
         source = source_of(remote)
         # probes and listings have no lane: they must not wait behind the flow of data
         transport = WatchedTransport(make_transport(remote, source, limits.connections + 8), contact)
+        self._transports[remote.name] = transport
         registry = source.make_registry(transport)
         nursery.start_soon(transport.watch, remote.stall_timeout, name=f"watch of {remote.name}")
         fetcher = Fetcher(
