@@ -23,6 +23,7 @@ from lazysif.sizes import ShareOrSize, format_size, parse_share_or_size, parse_s
 SMALLEST_BLOCK, LARGEST_BLOCK = 4 * 1024, 8 * 1024 * 1024
 # A password or token is a line; a key file or an image named by mistake is not read into memory.
 _LONGEST_SECRET = 64 * 1024
+_LARGEST_SECRET_FILE = 1024 * 1024
 _URL_SCHEMES = ("http", "https")
 _REMOTE_NAME = re.compile(r"[^\W.][\w.+@-]*")
 
@@ -126,11 +127,30 @@ def read_secret(file: str | Path) -> str:
     Raises:
         ConfigError: missing, open to group or world, empty, or more than one line.
     """
+    text = _secret_text(file, _LONGEST_SECRET).rstrip("\r\n")
+    if not text or len(text) >= _LONGEST_SECRET or not text.isprintable():
+        raise ConfigError(f"secret file {file} does not hold one line of text")
+    return text
+
+
+def read_secret_file(file: str | Path) -> str:
+    """All of a file of credentials (of docker, a cloud's JSON), at most a MiB.
+
+    Raises:
+        ConfigError: missing, open to group or world, too long, or not UTF-8.
+    """
+    text = _secret_text(file, _LARGEST_SECRET_FILE)
+    if len(text) >= _LARGEST_SECRET_FILE:
+        raise ConfigError(f"secret file {file} is longer than a MiB")
+    return text
+
+
+def _secret_text(file: str | Path, most: int) -> str:
     try:
         with open(path(str(file)), "rb") as opened:
             # Asked of the open file: between a stat of the name and an open, the name can change.
             _refuse_shared(Path(file), os.fstat(opened.fileno()))
-            text = opened.read(_LONGEST_SECRET + 1).decode().rstrip("\r\n")
+            return opened.read(most + 1).decode()
     except OSError as error:
         raise ConfigError(f"secret file {file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -138,9 +158,6 @@ def read_secret(file: str | Path) -> str:
         raise ConfigError(f"secret file {file} is not UTF-8 text") from None
     except ValueError as error:
         raise ConfigError(f"secret file: {error}") from None
-    if not text or len(text) >= _LONGEST_SECRET or not text.isprintable():
-        raise ConfigError(f"secret file {file} does not hold one line of text")
-    return text
 
 
 def url(value: object) -> str:
