@@ -31,6 +31,7 @@ class RemoteConfig(Table, frozen=True, kw_only=True):
     name: str = ""
     kind: str
     url: str = ""
+    prefix: str = ""
     revalidate: SpanOrNone = 60.0
     negative: SpanOrNone = 5.0
     listing: Literal["auto", "off"] = "auto"
@@ -105,14 +106,30 @@ class HttpRemote(RemoteConfig, frozen=True, kw_only=True):
         return cls(name=name, kind="http", url=directory + "/" + mark + query, listing="off")
 
 
+class UrlRemote(RemoteConfig, frozen=True, kw_only=True):
+    """kind = "url": any image by its URL, of the hosts that are named."""
+
+    kind: Literal["url"]
+    hosts: tuple[str, ...]
+
+    def path_of(self, uri: ImageUri) -> str | None:
+        """See `RemoteConfig.path_of`."""
+        host = uri.rest.partition("/")[0]
+        named = uri.scheme == "https" and not uri.query and host in self.hosts
+        return unquote(uri.rest) if named else None
+
+
 KINDS: dict[str, type[RemoteConfig]] = {
     "http": HttpRemote,
+    "url": UrlRemote,
 }
 
 # Keys that are more than a number or one of a few words; all others are checked by their annotation. A kind's
 # own come before those of all kinds.
 _COMMON_PARSERS: dict[str, Callable[[object], object]] = {
     "url": values.url,
+    "hosts": values.hosts,
+    "prefix": values.prefix,
     "ca_file": values.readable_file,
     "username": values.username,
     "password_file": values.secret_file,

@@ -268,6 +268,25 @@ def fixed_name(name: str) -> str:
     return name
 
 
+def hosts(value: object) -> tuple[str, ...]:
+    """Host names, with a port where one is meant; `*.example.org` stands for all below it."""
+    if isinstance(value, str) or not isinstance(value, list | tuple) or not value:
+        raise ValueError('not a list of hosts: write ["images.example.org", "*.example.com"]')
+    for host in value:
+        if not re.fullmatch(r"(\*|(\*\.)?[A-Za-z0-9][A-Za-z0-9.-]*)(:[0-9]{1,5})?", _text(host)):
+            raise ValueError(f'"{host}" is not a host: write "images.example.org" or "*.example.org"')
+    return tuple(value)
+
+
+def prefix(value: object) -> str:
+    """What is put before every name of a remote: "collection" or "user/project"; "" is nothing."""
+    text = _text(value).strip("/")
+    try:
+        return fixed_name(text) if text else ""
+    except ValueError:
+        raise ValueError('not a path of names: write "collection" or "user/project"') from None
+
+
 def image_uri(value: object) -> str:
     """The URI of an image, as Apptainer takes it."""
     return parse_uri(_text(value)).text

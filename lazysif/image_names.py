@@ -81,6 +81,8 @@ class ImageNames:
 def _serving(remotes: Iterable[RemoteConfig], uri: ImageUri) -> Target | None:
     for remote in remotes:
         path = remote.path_of(uri)
+        if path is not None and remote.prefix:
+            path = path.removeprefix(f"{remote.prefix}/") if path.startswith(f"{remote.prefix}/") else None
         if path is not None:
             return remote.name, path
     return None

@@ -6,14 +6,16 @@ The one place that knows all kinds. A new kind is a module under `registries/`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lazysif.config_remotes import HttpRemote, RemoteConfig
+from lazysif.config_remotes import HttpRemote, RemoteConfig, UrlRemote
 from lazysif.config_values import read_secret
 from lazysif.model import Registry, Transport
+from lazysif.registries.by_url import ByUrlRegistry
 from lazysif.registries.http import HttpRegistry
+from lazysif.registries.prefixed import PrefixedRegistry
 from lazysif.transport.credentials import Keyring, OriginKeyring, make_auth
 from lazysif.transport.httpx_transport import HttpxTransport
 
@@ -26,16 +28,22 @@ class Source:
         base_url: its own address, for the guard against redirects inward; "" where it has none.
         keyring: which credentials go where.
         make_registry: given what sends its requests.
+        hosts: where not None, no others are asked, by redirect neither.
     """
 
     base_url: str
     make_registry: Callable[[Transport], Registry]
     keyring: Keyring | None = field(default=None, repr=False)
+    hosts: Sequence[str] | None = None
 
 
 def source_of(remote: RemoteConfig) -> Source:
     """Raises: ConfigError: a secret's file cannot be used (any more)."""
-    return _SOURCES[type(remote)](remote)
+    source = _SOURCES[type(remote)](remote)
+    if not remote.prefix:
+        return source
+    whole = source.make_registry
+    return replace(source, make_registry=lambda sender: PrefixedRegistry(whole(sender), remote.prefix))
 
 
 def make_transport(remote: RemoteConfig, source: Source, connections: int) -> HttpxTransport:
@@ -43,6 +51,7 @@ def make_transport(remote: RemoteConfig, source: Source, connections: int) -> Ht
     return HttpxTransport(
         source.base_url,
         keyring=source.keyring,
+        hosts=source.hosts,
         ca_file=str(remote.ca_file) if remote.ca_file else None,
         connections=connections,
     )
@@ -61,6 +70,11 @@ def _http(remote: HttpRemote) -> Source:
     )
 
 
+def _url(remote: UrlRemote) -> Source:
+    return Source("", lambda _: ByUrlRegistry(remote.hosts), hosts=remote.hosts)
+
+
 _SOURCES: dict[type[RemoteConfig], Callable[[Any], Source]] = {
     HttpRemote: _http,
+    UrlRemote: _url,
 }

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ipaddress
 import re
 import unicodedata
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from urllib.parse import SplitResult, quote, urlsplit
 
 # NAME_MAX of Linux, and of the FUSE protocol (1024) no less.
@@ -110,6 +112,23 @@ def same_origin(a: str, b: str) -> bool:
     except ValueError:
         return False
     return origins[0] == origins[1] and first.scheme in _PORTS and bool(first.hostname)
+
+
+def is_named_host(netloc: str, hosts: Iterable[str]) -> bool:
+    """Whether a host (with a port where it is not the scheme's own) is one of `hosts`.
+
+    `*.example.org` names all below example.org and `*` all there are, but never this node, its link or a cloud's
+    metadata: those are named only by their own name.
+    """
+    given = netloc.rpartition("@")[2].lower()
+    name = urlsplit(f"//{given}").hostname or ""
+    for host in hosts:
+        known = host.lower()
+        if given == known:
+            return True
+        if "*" in known and fnmatchcase(given, known) and not is_inward(name):
+            return True
+    return False
 
 
 _METADATA_HOSTS = {"metadata", "metadata.google.internal", "metadata.goog", "instance-data"}

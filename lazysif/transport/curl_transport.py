@@ -7,7 +7,7 @@ are driven by hand; what such a flow asks elsewhere (a token) goes through the r
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Protocol
 
@@ -59,13 +59,14 @@ class CurlTransport:
         *,
         keyring: Keyring | None = None,
         token_client: TokenClient | None = None,
+        hosts: Sequence[str] | None = None,
         ca_file: str | None = None,
         connections: int = 16,
     ) -> None:
         self._engine = engine
         self._keyring = keyring
         self._token_client = token_client
-        self._redirects = Redirects(base_url)
+        self._redirects = Redirects(base_url, hosts)
         self._trust = Authorities.of(ca_file)
         self._slots = trio.CapacityLimiter(connections)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 from lazysif.core.names import origin_of
@@ -35,11 +35,11 @@ H = TypeVar("H", bound=Hop)
 class Redirects:
     """Those of one remote.
 
-    Args: base_url: see `InwardGuard`.
+    Args: base_url, hosts: see `InwardGuard`.
     """
 
-    def __init__(self, base_url: str) -> None:
-        self.guard = InwardGuard(base_url)
+    def __init__(self, base_url: str, hosts: Sequence[str] | None = None) -> None:
+        self.guard = InwardGuard(base_url, hosts)
         self._targets = Targets()
 
     async def follow(self, request: Request, send_once: Callable[[str, Request], Awaitable[H]]) -> H:

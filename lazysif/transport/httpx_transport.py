@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import cast
@@ -39,6 +39,7 @@ class HttpxTransport:
     Args:
         base_url: the remote's own address; others may not lead to this node (`redirects.InwardGuard`).
         keyring: which credentials go where; None sends none.
+        hosts: where not None, no others are asked.
         ca_file: PEM file of a private certificate authority, trusted beside the system's.
         connections: most connections at once.
     """
@@ -48,11 +49,12 @@ class HttpxTransport:
         base_url: str,
         *,
         keyring: Keyring | None = None,
+        hosts: Sequence[str] | None = None,
         ca_file: str | None = None,
         connections: int = 16,
     ) -> None:
         self._keyring = keyring
-        self._redirects = Redirects(base_url)
+        self._redirects = Redirects(base_url, hosts)
         self._slots = trio.CapacityLimiter(connections)
         self._client = httpx.AsyncClient(
             verify=tls_context(ca_file),

@@ -9,12 +9,13 @@ from __future__ import annotations
 import socket
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from urllib.parse import urljoin, urlsplit
 
 import trio
 
 from lazysif.core.locations import signed_until_s
-from lazysif.core.names import is_inward, origin_of, same_origin
+from lazysif.core.names import is_inward, is_named_host, origin_of, same_origin
 from lazysif.errors import SourceProtocolError
 from lazysif.model import AnswerHead
 
@@ -82,12 +83,15 @@ class InwardGuard:
     """An origin may not send this node to itself or to its neighbours on the link: it has services there that
     trust whoever asks (metadata of clouds, agents).
 
-    Args: base_url: the configured address; its own host may be asked whatever it is, and if it is inward (a
-        test, a tunnel) others may be, too.
+    Args:
+        base_url: the configured address; its own host may be asked whatever it is, and if it is inward (a test,
+            a tunnel) others may be, too. "" where there is none.
+        hosts: where not None, no others are asked (`core.names.is_named_host`).
     """
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, hosts: Sequence[str] | None = None) -> None:
         self._base_url = base_url
+        self._hosts = hosts
         self._base_host = urlsplit(base_url).hostname or ""
         self._known: dict[str, tuple[float, bool]] = {}
 
@@ -99,6 +103,14 @@ class InwardGuard:
             host = urlsplit(url).hostname or ""
         except ValueError as error:
             raise SourceProtocolError("the origin's address cannot be used", origin=origin_of(url)) from error
+        if self._hosts is not None and not is_named_host(urlsplit(url).netloc, self._hosts):
+            raise SourceProtocolError(
+                "the origin redirects to a host that the configuration does not name",
+                origin=origin_of(url),
+                hint="add it to `hosts` of the remote if it may be asked",
+            )
+        if self._hosts is not None and is_inward(host):
+            return  # by its own name: a pattern names none of these
         if host == self._base_host or not await self._is_inward(host):
             return
         if self._base_host and await self._is_inward(self._base_host):
