@@ -146,7 +146,10 @@ class Request:
         byte_range: None asks for the whole.
         stall_s: longest silence between two pieces of the answer.
         total_s: longest time for the whole answer, body included.
+        connect_s: longest time until a connection stands.
         anew: follow redirects from the start, where a target is kept from before.
+        image: the version whose bytes are asked for, as mirrors are chosen and judged by; None asks what a name
+            means.
     """
 
     url: str
@@ -154,7 +157,9 @@ class Request:
     byte_range: ByteRange | None = None
     stall_s: float = 20.0
     total_s: float = 60.0
+    connect_s: float = 10.0
     anew: bool = False
+    image: Image | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,8 @@ class Counters:
     trace_errors: int = 0
     retries: int = 0
     renewals: int = 0
+    failovers: int = 0
+    mirror_disagreements: int = 0
     image_changes: int = 0
     errors: int = 0
     unexpected_errors: int = 0

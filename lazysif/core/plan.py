@@ -30,6 +30,22 @@ def plan_extents(
     return runs
 
 
+def in_stripes(block_map: BlockMap, run: range, stripe_bytes: int) -> list[range]:
+    """`run` cut where a stripe ends, so that no request asks one site cache for the share of another.
+
+    A block belongs to the stripe that it starts in. 0 cuts nowhere.
+    """
+    if not stripe_bytes:
+        return [run] if run else []
+    parts: list[range] = []
+    for index in run:
+        if parts and block_map.start(index) // stripe_bytes == block_map.start(index - 1) // stripe_bytes:
+            parts[-1] = range(parts[-1].start, index + 1)
+        else:
+            parts.append(range(index, index + 1))
+    return parts
+
+
 def _joins(
     block_map: BlockMap,
     run: range,

@@ -22,6 +22,7 @@ from lazysif.core.content_range import (
     content_length,
     same_version_headers,
 )
+from lazysif.core.plan import in_stripes
 from lazysif.core.retry import retry_delay_s
 from lazysif.errors import (
     AccessDenied,
@@ -55,6 +56,8 @@ class FetchLimits:
     stall_s: float = 20.0
     whole_file_budget_s: float = 600.0
     max_attempts: int = 20
+    stripe_bytes: int = 0
+    """Where no request may go across, see `fetch.routes`; 0 for nowhere."""
 
 
 class Sink(Protocol):
@@ -128,10 +131,18 @@ class Fetcher:
     def start(
         self, image: Image, block_map: BlockMap, blocks: Sequence[int], sink: Sink, *, demand: bool
     ) -> list[Flight]:
-        """Start one extent of blocks, in rising order, none of them under way. Never waits.
+        """Start an extent of blocks, in rising order, none of them under way; one for each stripe. Never waits.
 
         The blocks are neighbours, or any of an image that its origin sends whole.
         """
+        if isinstance(blocks, range) and image.ranges:
+            parts = in_stripes(block_map, blocks, self._limits.stripe_bytes)
+            return [flight for part in parts for flight in self._start(image, block_map, part, sink, demand)]
+        return self._start(image, block_map, blocks, sink, demand)
+
+    def _start(
+        self, image: Image, block_map: BlockMap, blocks: Sequence[int], sink: Sink, demand: bool
+    ) -> list[Flight]:
         extent = Extent(image, block_map, sink, Ticket(demand))
         for index in blocks:
             flight = Flight(index, extent.ticket)
@@ -230,6 +241,7 @@ class Fetcher:
             byte_range=asked,
             stall_s=stall_s,
             total_s=max(total_s, 0.1),
+            image=image,
         )
         self._counters.fetch_requests += 1
         async with self._transport.send(request) as answer:
