@@ -38,12 +38,14 @@ from lazysif.fetch.remote import Remote, RemotePolicy
 from lazysif.fuse import session
 from lazysif.fuse.operations import Operations
 from lazysif.image.starts import Starts
+from lazysif.image_names import ImageNames
 from lazysif.model import Image, Transport
 from lazysif.remotes import make_transport, source_of
 from lazysif.telemetry import Counters
 from lazysif.traces.configured import shares_of
 from lazysif.traces.sharing import BesideImage
 from lazysif.traces.store import TraceStore
+from lazysif.tree.fixed_names import FixedNames
 from lazysif.tree.open_images import OpenImages
 from lazysif.tree.state import StateStore
 from lazysif.tree.tree import Tree
@@ -110,6 +112,8 @@ class Daemon:
         self._mountpoint = mountpoint
         self._state = state
         self._counters = Counters()
+        self._image_names = ImageNames(config)
+        self._all_remotes = (*config.remotes, *self._image_names.hidden)
         self._started_s = time.time()
         self._images: OpenImages | None = None
         self._cache: BlockCache | None = None
@@ -123,11 +127,19 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             await nursery.start(cache.run)
             flights = FlightTable()
-            remotes = {r.name: self._remote(r, nursery, flights) for r in config.remotes}
+            remotes = {r.name: self._remote(r, nursery, flights) for r in self._all_remotes}
             starts = self._starts(nursery)
             images = self._images = OpenImages(
-                nursery, remotes.__getitem__, cache, config.cache.block_size, self._counters, starts
+                nursery,
+                remotes.__getitem__,
+                cache,
+                config.cache.block_size,
+                self._counters,
+                starts,
+                verdicts=self._state,
             )
+            if images.verifier is not None:
+                nursery.start_soon(images.verifier.run, name="verifier")
             tree = Tree(
                 nursery,
                 remotes,
@@ -136,7 +148,8 @@ class Daemon:
                 self._counters,
                 lookup_timeout_s=config.limits.lookup_timeout,
                 read_timeout_s=config.limits.read_timeout,
-                whole_file_timeout_s=max(r.whole_file_timeout for r in config.remotes),
+                whole_file_timeout_s=max(r.whole_file_timeout for r in self._all_remotes),
+                fixed=FixedNames(self._image_names.fixed),
                 asked=connection.asked,
             )
             operations = Operations(tree, self._counters, config.cache.block_size)
@@ -208,7 +221,7 @@ class Daemon:
         config = self._config
         if not config.traces.enabled:
             return None
-        beside = {r.name for r in config.remotes if config.traces.beside and isinstance(r, HttpRemote)}
+        beside = {r.name for r in self._all_remotes if config.traces.beside and isinstance(r, HttpRemote)}
 
         def beside_image(image: Image) -> BesideImage | None:
             if image.remote not in beside or not image.location.url:
@@ -286,6 +299,7 @@ class Daemon:
                     "cached_bytes": opened.cached_bytes(),
                     "open_handles": self._images.handles(image.id) if self._images is not None else 0,
                     "last_error": opened.last_error,
+                    "verified": opened.verdict or None,
                 }
             )
         cache = self._cache.status() if self._cache is not None else None

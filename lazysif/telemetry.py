@@ -49,6 +49,8 @@ class Counters:
     frames_quarantined: int = 0
     frames_evicted: int = 0
     table_records_refused: int = 0
+    images_verified: int = 0
+    images_refused: int = 0
 
     def snapshot(self) -> dict[str, int]:
         return asdict(self)

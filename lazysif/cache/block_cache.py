@@ -40,6 +40,9 @@ from lazysif.telemetry import Counters
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+_ASKED_AT_ONCE = 256
+"""Rows looked up in one job of a reader thread, which readers wait for: 1 ms."""
+
 
 @dataclass(frozen=True, slots=True)
 class CacheSettings:
@@ -127,6 +130,7 @@ class BlockCache:
         self._free_bytes = 0
         self._suspect: object = None
         self._repairs: deque[tuple[Callable[[FrameStore], None], trio.Event]] = deque()
+        self._flushes: list[trio.Event] = []
 
     def __repr__(self) -> str:
         return f"<BlockCache {self.settings.directory} {self._health.state} {self._memory!r} {self._queue!r}>"
@@ -168,6 +172,29 @@ class BlockCache:
         ]
         if wanted and self.readable:
             self._start_load(wanted)
+
+    async def peek(self, digests: Sequence[Digest]) -> dict[Digest, Buffer]:
+        """As `load`, and what is read from disk is not kept in memory: for who reads all of an image once."""
+        found = {d: data for d in digests if (data := self.lookup(d)) is not None}
+        wanted = list({d for d in digests if d not in found and d not in self._doomed})
+        if wanted and self.readable:
+            with trio.move_on_after(self.settings.read_timeout_s):
+                result = await self._reader.run(lambda: self._store.read_many(wanted))
+                self._note_read(result)
+                found.update(result.found)
+        return found
+
+    async def absent(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Those of the blocks that neither wait to be written nor are on disk; none where it cannot be asked."""
+        absent: set[Digest] = set()
+        for start in range(0, len(digests), _ASKED_AT_ONCE):
+            asked = [d for d in digests[start : start + _ASKED_AT_ONCE] if self._queue.get(d) is None]
+            if not self.readable:
+                return set()
+            call = partial(self._store.absent, asked)
+            with trio.move_on_after(self.settings.read_timeout_s):
+                absent.update(d for d in await self._reader.run(call) if self._queue.get(d) is None)
+        return absent
 
     @property
     def readable(self) -> bool:
@@ -247,13 +274,15 @@ class BlockCache:
 
     # --- writing ----------------------------------------------------------------------------------
 
-    def put(self, digest: Digest, data: Buffer, pinned: bool = False) -> None:
+    def put(self, digest: Digest, data: Buffer, pinned: bool = False, *, unread: bool = False) -> None:
         """Keep a block whose content is known to have this digest: at once in memory, soon on disk.
 
-        With a full queue or a sick disk it stays in memory only, and is counted as a dropped write.
+        With a full queue or a sick disk it stays in memory only, and is counted as a dropped write. One that is
+        `unread` (nobody waits for it) drives nothing out of memory.
         """
         data = _compact(data)
-        self._memory.put(digest, data)
+        if not unread:
+            self._memory.put(digest, data)
         if self._closing or not self._health.may_write or not self._queue.put(digest, data, pinned):
             self._counters.cache_dropped_writes += 1
         else:
@@ -269,6 +298,17 @@ class BlockCache:
             and not self._queue.fits(size_bytes)
         ):
             await self._room.wait()
+
+    async def flush(self) -> None:
+        """Wait until what has been put so far is written, tables included, or the disk is sick."""
+        last = self._queue.newest()
+        while self.healthy and last is not None and self._queue.get(last) is not None:
+            await self._room.wait()
+        if self.healthy:
+            done = trio.Event()
+            self._flushes.append(done)
+            self._wake.set()
+            await done.wait()
 
     def pin(self, digests: Iterable[Digest]) -> None:
         """Let other frames be evicted before these; takes effect with the next tick."""
@@ -320,6 +360,8 @@ class BlockCache:
         finally:
             self._closing = True
             self._set_room()
+            for flushed in self._take_flushes():
+                flushed.set()
             self._reader.close()
             self._writer.close()
             self._ended.set()
@@ -364,8 +406,11 @@ class BlockCache:
             last = self._closing
             if self._health.probe_due(now):
                 await self._probe()
+            flushes = self._take_flushes()
             if self._health.may_write:
-                await self._write_batch(flush_all=last or now >= next_tick)
+                await self._write_batch(flush_all=last or now >= next_tick or bool(flushes))
+            for flushed in flushes:
+                flushed.set()
             await self._repair_some()
             if now >= next_tick:
                 next_tick = trio.current_time() + self.settings.tick_s
@@ -536,6 +581,10 @@ class BlockCache:
         self._counters.cache_dropped_writes += self._queue.drop_waiting()
         self._set_room()
         self._wake.set()
+
+    def _take_flushes(self) -> list[trio.Event]:
+        flushes, self._flushes = self._flushes, []
+        return flushes
 
     def _set_room(self) -> None:
         """Let everybody who waits for room look again."""

@@ -400,6 +400,16 @@ class FrameStore:
                 break
         return result
 
+    def absent(self, digests: Iterable[Digest]) -> list[Digest]:
+        """Those that have no row. Never raises; where the database cannot be asked, none is said to be absent."""
+        cache = self._connect(self._cache)
+        try:
+            return [digest for digest in digests if digest not in cache] if cache is not None else []
+        except _REFUSALS as error:
+            _close(cache)
+            log.debug("the database does not say what it has: %s", error)
+            return []
+
     def _read(self, cache: diskcache.Cache, digest: Digest, result: ReadResult) -> None:
         try:
             frame, expires = cache.get(digest, expire_time=True)

@@ -53,6 +53,10 @@ class WriteQueue:
         block = self._blocks.get(digest)
         return block.data if block is not None else None
 
+    def newest(self) -> Digest | None:
+        """The block that came last of those that are here."""
+        return next(reversed(self._blocks), None)
+
     def fits(self, size_bytes: int) -> bool:
         return not self._blocks or self.used_bytes + size_bytes <= self.limit_bytes
 

@@ -95,6 +95,8 @@ def _show(document: dict[str, Any]) -> None:
             str(image["open_handles"]),
             image["origin"],
         )
+        if image.get("verified") == "verified":
+            table.add_row("", "", "", "", "[dim]all bytes fit the digest of its registry[/dim]")
         if image["last_error"]:
             table.add_row("", "", "", "", f"[red]last error: {image['last_error']}[/red]")
     console.print(table)

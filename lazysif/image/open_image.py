@@ -8,7 +8,7 @@ one. Between the last look at the flights and their start lies no checkpoint, so
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -27,6 +27,10 @@ from lazysif.model import Buffer, ByteRange, Digest, Image
 from lazysif.telemetry import Counters
 
 log = logging.getLogger(__name__)
+
+_BULK_ROOM = 8 << 20
+"""Bytes that must be free of the write queue before bulk goes on: all of its requests may land a piece at once, and
+demand a block each, and none is to be dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,9 @@ class OpenImage:
         self._readahead = Readahead()
         self._pinned: frozenset[int] = frozenset()
         self._guessed: set[int] = set()
+        self.verdict = ""
+        """Of `image.verify`: "" where nothing tells what the whole image must be."""
+        self.refusal: LazysifError | None = None
         self.tracing: ImageTracing | None = None
         """Set where starts of this image are recorded and followed."""
 
@@ -102,6 +109,8 @@ class OpenImage:
         now = self.read_now(offset, size)
         if now is not None:
             return now
+        if self.refusal is not None:
+            raise self.refusal.with_traceback(None)
         stop = min(offset + size, self.image.size_bytes)
         blocks = span(self.block_map, offset, size)
         found = await self._from_cache(blocks)
@@ -334,6 +343,8 @@ class OpenImage:
 
     def accept_unread(self, index: int, data: Buffer) -> None:
         """As `accept`, for a block that nobody reads soon: it drives nothing out of memory."""
+        if self.refusal is not None:
+            return
         digest = Digest(blake3(data).digest())
         self._cache.put(digest, data, pinned=index in self._pinned, unread=True)
         self._table.set(index, digest)
@@ -342,12 +353,44 @@ class OpenImage:
 
     def accept(self, index: int, data: Buffer) -> None:
         """A block has come: its digest goes into the table, its bytes to the cache (`fetch.Sink`)."""
+        if self.refusal is not None:
+            return
         digest = Digest(blake3(data).digest())
         self._cache.put(digest, data, pinned=index in self._pinned)
         self._table.set(index, digest)
 
-    async def room(self) -> None:
-        await self._cache.wait_room()
+    async def room(self, size_bytes: int = 1) -> None:
+        await self._cache.wait_room(size_bytes)
+
+    # --- the image as a whole ---------------------------------------------------------------------
+
+    @property
+    def complete(self) -> bool:
+        """Whether every block has come; some may have gone again to make room."""
+        return self._table.known == self.block_map.count
+
+    def batches(self, size_bytes: int) -> Iterator[range]:
+        """All blocks in order, in runs of about that size."""
+        start = 0
+        while start < self.block_map.count:
+            stop = span(self.block_map, self.block_map.start(start), size_bytes).stop
+            yield range(start, stop)
+            start = stop
+
+    async def peek(self, blocks: range) -> list[Buffer] | None:
+        """The content of these blocks from memory or disk, leaving memory as it is; None if one is missing."""
+        digests = [digest for digest in map(self._table.get, blocks) if digest is not None]
+        found = await self._cache.peek(digests)
+        if len(digests) < len(blocks) or any(digest not in found for digest in digests):
+            return None
+        return [found[digest] for digest in digests]
+
+    def refuse(self, error: LazysifError) -> None:
+        """Forget all blocks, and fail reads from now on."""
+        self.refusal = error
+        self.last_error = str(error)
+        for index in self._table.known_indices():
+            self._table.forget(index)
 
     # --- pins and figures -------------------------------------------------------------------------
 
@@ -382,4 +425,4 @@ class _BulkSink:
         self.landed(len(data))
 
     async def room(self) -> None:
-        await self.opened.room()
+        await self.opened.room(_BULK_ROOM)

@@ -14,6 +14,7 @@ from lazysif.fetch.remote import Remote
 from lazysif.image.metadata import pin_tables
 from lazysif.image.open_image import OpenImage
 from lazysif.image.starts import Starts
+from lazysif.image.verify import VerdictStore, Verifier
 from lazysif.model import Image, ImageId
 from lazysif.telemetry import Counters
 
@@ -29,6 +30,7 @@ class OpenImages:
     Args:
         nursery: of the daemon; metadata is fetched in it, behind the open.
         starts: records and follows the starts of images; None: neither.
+        verdicts: where verdicts on whole images are kept; None: none is checked.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class OpenImages:
         block_size: int,
         counters: Counters,
         starts: Starts | None = None,
+        verdicts: VerdictStore | None = None,
     ) -> None:
         self._starts = starts
+        self.verifier = Verifier(cache, verdicts, self.listed, counters) if verdicts is not None else None
         self._nursery = nursery
         self._remotes = remotes
         self._cache = cache
@@ -71,6 +75,8 @@ class OpenImages:
         opened = OpenImage(image, block_map, table, self._cache, fetcher, self._counters)
         if self._starts is not None:
             self._starts.attach(opened)
+        if self.verifier is not None:
+            await self.verifier.recall(opened)
         return opened
 
     async def open(self, image: Image) -> OpenImage:

@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS images (
     ranges INTEGER NOT NULL, modified_s INTEGER NOT NULL,
     guard_kind TEXT NOT NULL DEFAULT '', guard TEXT NOT NULL DEFAULT ''
 );
+CREATE TABLE IF NOT EXISTS verdicts (image_id TEXT PRIMARY KEY, verdict TEXT NOT NULL, at_s REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS directories (number INTEGER PRIMARY KEY, remote TEXT NOT NULL, path TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS names (
     remote TEXT NOT NULL, path TEXT NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (remote, path)
@@ -162,6 +163,21 @@ class StateStore:
         return self._image(
             "WHERE number = (SELECT number FROM names WHERE remote = ? AND path = ?)", (remote, path)
         )
+
+    def verdict_of(self, image_id: ImageId) -> tuple[str, float] | None:
+        """What a check of the whole image found, and when (seconds since 1970)."""
+        row = self._row("SELECT verdict, at_s FROM verdicts WHERE image_id = ?", (image_id,))
+        return (row[0], row[1]) if row is not None else None
+
+    def remember_verdict(self, image_id: ImageId, verdict: str, at_s: float) -> None:
+        """Keep a verdict in place of an earlier one."""
+        try:
+            with self._lock:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", (image_id, verdict, at_s)
+                )
+        except sqlite3.Error as error:
+            log.warning("%s: %s: a verdict is not remembered", self._path, error)
 
     def directory_of(self, number: InodeNumber) -> tuple[str, str] | None:
         """Remote and path of a directory's inode number."""

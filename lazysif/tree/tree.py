@@ -408,6 +408,7 @@ class Tree:
             "user.lazysif.origin": image.location.origin,
             "user.lazysif.validator": f"{image.validator.kind.value} {image.validator.value}",
             "user.lazysif.last_error": opened.last_error,
+            "user.lazysif.verified": opened.verdict or "no digest to check",
         }
 
     # --- deadlines --------------------------------------------------------------------------------
