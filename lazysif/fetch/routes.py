@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_REST_S = 2.0
 _LONGEST_REST_S = 300.0
+_REST_FOR_TIME_LOST = 3.0
 _CONNECT_S = 3.0
 """For a way that others can stand in for; the last one has the usual patience."""
 _APART_S = 60.0
@@ -96,18 +97,18 @@ class Way:
 
     def worked(self, began: float) -> None:
         """An answer came whole."""
-        if self.failures and began >= self._failed_at:
+        if self.failures and began > self._failed_at:
             log.warning("%s works again", self.name)
             self.failures = 0
 
     def failed(self, began: float, error: LazysifError) -> None:
         """Nothing came, or not all. What was sent before an earlier failure says nothing new."""
-        if began < self._failed_at:
+        if began <= self._failed_at:
             return
-        rest_s = min(_FIRST_REST_S * 2 ** min(self.failures, 10), _LONGEST_REST_S) * (
-            0.5 + random.random() / 2
-        )
         self._failed_at = trio.current_time()
+        # what costs its readers long is not to be tried often
+        least_s = max(_FIRST_REST_S, _REST_FOR_TIME_LOST * (self._failed_at - began))
+        rest_s = min(least_s * 2 ** min(self.failures, 10), _LONGEST_REST_S) * (0.5 + random.random() / 2)
         self._rests_until = self._failed_at + rest_s
         self.failures += 1
         self.last_error = str(error)
@@ -177,7 +178,8 @@ class Routes:
                         if attempt.head is None:
                             way.failed(attempt.began, error)
                         continue
-                    self._blame(tries)
+                    if attempt.error is None:
+                        self._blame(tries)
                     routed = _RoutedAnswer(answer, self, way, attempt.began)
                     yield routed
                     if not routed.broke:
@@ -199,8 +201,12 @@ class Routes:
             return await self._ask_mirror(stack, attempt, way.mirror, request.image)
         answer = await stack.enter_async_context(way.transport.send(request))
         attempt.head = answer.head
-        if not final:
+        try:
             _check(answer.head, request, request.image)
+        except LazysifError as error:
+            attempt.error = error
+            if not final:
+                raise
         return answer
 
     async def _ask_name(self, stack: AsyncExitStack, attempt: _Try, *, final: bool) -> Answer:
@@ -213,8 +219,10 @@ class Routes:
             if head.status not in (200, 206):
                 raise refusal(head)
             return _Reworded(answer, mirrors.in_own_words(head, self._base_url, way.mirror))
-        if not final and (head.status in _TROUBLED or (head.status == 403 and way.forwarded)):
-            raise refusal(head)
+        if head.status in _TROUBLED or (head.status == 403 and way.forwarded):
+            attempt.error = refusal(head)
+            if not final:
+                raise attempt.error
         return answer
 
     def _url_at(self, way: Way, request: Request) -> str:
@@ -253,7 +261,7 @@ class Routes:
         self._counters.failovers += len(tries)
         for attempt in tries:
             way, image, head = attempt.way, attempt.request.image, attempt.head
-            if head is None:
+            if head is None or attempt.error is None:
                 continue
             if head.status in _TROUBLED:
                 way.failed(attempt.began, attempt.error)
@@ -289,13 +297,13 @@ class Routes:
 
 @dataclass(slots=True)
 class _Try:
-    """One request by one way; `head` where an answer came, `error` where it did not help."""
+    """One request by one way; `head` where an answer came, `error` where that did not help."""
 
     way: Way
     request: Request
     began: float
     head: AnswerHead | None = None
-    error: LazysifError = field(default_factory=lambda: SourceUnavailable("not tried"))
+    error: LazysifError | None = None
 
 
 def _with_patience(request: Request, left_s: float, others: int) -> Request:
@@ -330,6 +338,7 @@ def _what_counts(tries: list[_Try]) -> LazysifError:
     own = [attempt for attempt in tries if attempt.way.mirror is None]
     told = [attempt for attempt in own if attempt.head is not None] or own
     error = told[-1].error
+    assert error is not None
     error.why = f"{told[-1].way.name}: {error.why}"
     return error
 
