@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import unquote
@@ -119,9 +120,46 @@ class UrlRemote(RemoteConfig, frozen=True, kw_only=True):
         return unquote(uri.rest) if named else None
 
 
+class OrasRemote(RemoteConfig, frozen=True, kw_only=True):
+    """kind = "oras": SIF files in OCI registries, those of `hosts` or the one of `url`."""
+
+    kind: Literal["oras"]
+    hosts: tuple[str, ...] = ()
+    username: str | None = None
+    password_file: Path | None = None
+    auth_file: Path | None = None
+    credential_helper: str | None = None
+    plain_http: bool = False
+
+    @property
+    def below(self) -> str:
+        """`host` or `host/path` of `url`; "" where `hosts` says what may be asked."""
+        return self.url.removeprefix("oras://")
+
+    def path_of(self, uri: ImageUri) -> str | None:
+        """See `RemoteConfig.path_of`."""
+        if uri.scheme != "oras" or uri.query:
+            return None
+        host, _, name = uri.rest.partition("/")
+        marked = {":", "@"} & set(name.rpartition("/")[2])
+        path = f"{host}/{name}" if marked else f"{host}/{name}:latest"
+        if self.below:
+            return path.removeprefix(f"{self.below}/") if path.startswith(f"{self.below}/") else None
+        named = any(fnmatchcase(host.lower(), known.lower()) for known in self.hosts)
+        return path if named else None
+
+    @classmethod
+    def for_uri(cls, uri: ImageUri, name: str) -> RemoteConfig | None:
+        """See `RemoteConfig.for_uri`."""
+        if uri.scheme != "oras":
+            return None
+        return cls(name=name, kind="oras", hosts=(uri.rest.partition("/")[0],))
+
+
 KINDS: dict[str, type[RemoteConfig]] = {
     "http": HttpRemote,
     "url": UrlRemote,
+    "oras": OrasRemote,
 }
 
 # Keys that are more than a number or one of a few words; all others are checked by their annotation. A kind's
@@ -138,7 +176,13 @@ _COMMON_PARSERS: dict[str, Callable[[object], object]] = {
     "group": values.group,
     "mode": values.mode,
 }
-_KIND_PARSERS: dict[type[RemoteConfig], dict[str, Callable[[object], object]]] = {}
+_KIND_PARSERS: dict[type[RemoteConfig], dict[str, Callable[[object], object]]] = {
+    OrasRemote: {
+        "url": values.oras_url,
+        "auth_file": values.secret_file,
+        "credential_helper": values.program,
+    },
+}
 
 PARSERS: dict[type[Table], dict[str, Callable[[object], object]]] = {
     kind: {**_COMMON_PARSERS, **_KIND_PARSERS.get(kind, {})} for kind in KINDS.values()
@@ -153,8 +197,28 @@ def kind_of(given: object) -> type[RemoteConfig]:
     raise ValueError(f"{given!r} is not known{values.near(str(given), KINDS)}: write one of {known}")
 
 
+def _oras_contradictions(given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    url, hosts = given.get("url"), given.get("hosts")
+    if url and hosts:
+        yield "hosts", "url names the registry already: leave one of them out"
+    elif not url and not hosts:
+        yield (
+            "hosts",
+            'missing: name the registries that may be asked, as in hosts = ["ghcr.io"], or one in url',
+        )
+    if isinstance(hosts, list | tuple) and (len(hosts) > 1 or any("*" in str(host) for host in hosts)):
+        for key in ("username", "plain_http"):
+            if given.get(key):
+                yield key, "this is for one registry: give that a remote of its own"
+    ways = [key for key in ("username", "auth_file", "credential_helper") if given.get(key)]
+    if len(ways) > 1:
+        yield ways[1], f"{ways[0]} says the credentials already: leave one of them out"
+
+
 def contradictions(given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     """Keys of one remote's table that cannot stand together, with a text for people."""
+    if given.get("kind") == "oras":
+        yield from _oras_contradictions(given)
     user, password, token = (given.get(key) for key in ("username", "password_file", "token_file"))
     if token and (user or password):
         yield "token_file", "a token and a user name contradict each other: leave one of them out"

@@ -11,6 +11,7 @@ import grp
 import os
 import pwd
 import re
+import shutil
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,6 +27,7 @@ _LONGEST_SECRET = 64 * 1024
 _LARGEST_SECRET_FILE = 1024 * 1024
 _URL_SCHEMES = ("http", "https")
 _REMOTE_NAME = re.compile(r"[^\W.][\w.+@-]*")
+_ORAS_URL = re.compile(r"oras://([A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,5})?)((?:/[a-z0-9][a-z0-9._-]*)*)")
 
 
 def _text(value: object) -> str:
@@ -276,6 +278,32 @@ def hosts(value: object) -> tuple[str, ...]:
         if not re.fullmatch(r"(\*|(\*\.)?[A-Za-z0-9][A-Za-z0-9.-]*)(:[0-9]{1,5})?", _text(host)):
             raise ValueError(f'"{host}" is not a host: write "images.example.org" or "*.example.org"')
     return tuple(value)
+
+
+def oras_url(value: object) -> str:
+    """`oras://host[:port][/path]`: where in which registry all names of a remote begin."""
+    match = _ORAS_URL.fullmatch(_text(value).rstrip("/"))
+    if match is None:
+        raise ValueError('not the address of a registry: write "oras://registry.example.org/project"')
+    return f"oras://{match[1].lower()}{match[2]}"
+
+
+def program(value: object) -> str:
+    """A credential program: "ecr-login" is docker-credential-ecr-login on the daemon's PATH, "/..." is a file.
+
+    It is run with what the daemon may do, so nobody but root and this user may be able to write it.
+    """
+    text = _text(value)
+    if not re.fullmatch(r"/[^\0]+|[A-Za-z0-9._-]+", text):
+        raise ValueError(f'"{text}" is not a program: write "ecr-login", or its whole path')
+    name = text if text.startswith("/") else f"docker-credential-{text}"
+    found = shutil.which(name)
+    if found is None:
+        raise ValueError(f"{name} is not there, or cannot be run by the user that runs this")
+    status = os.stat(found)
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        raise ValueError(f"{found} can be written by others than root and the user that runs this")
+    return text
 
 
 def prefix(value: object) -> str:

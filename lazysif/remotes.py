@@ -6,18 +6,25 @@ The one place that knows all kinds. A new kind is a module under `registries/`, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lazysif.config_remotes import HttpRemote, RemoteConfig, UrlRemote
+from lazysif.config_remotes import HttpRemote, OrasRemote, RemoteConfig, UrlRemote
 from lazysif.config_values import read_secret
+from lazysif.core.names import is_named_host
+from lazysif.core.oci import api_host, architecture_of
 from lazysif.model import Registry, Transport
 from lazysif.registries.by_url import ByUrlRegistry
 from lazysif.registries.http import HttpRegistry
+from lazysif.registries.oras import OrasRegistry
 from lazysif.registries.prefixed import PrefixedRegistry
 from lazysif.transport.credentials import Keyring, OriginKeyring, make_auth
 from lazysif.transport.httpx_transport import HttpxTransport
+from lazysif.transport.oci_auth import OciKeyring
+from lazysif.transport.oci_credentials import HINT as OCI_HINT
+from lazysif.transport.oci_credentials import oci_credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,38 @@ def _url(remote: UrlRemote) -> Source:
     return Source("", lambda _: ByUrlRegistry(remote.hosts), hosts=remote.hosts)
 
 
+def _oras(remote: OrasRemote) -> Source:
+    given = (remote.below.partition("/")[0],) if remote.below else remote.hosts
+    hosts = tuple(dict.fromkeys([*given, *map(api_host, given)]))
+    credentials = oci_credentials(
+        username=remote.username,
+        password_file=remote.password_file,
+        auth_file=remote.auth_file,
+        helper=remote.credential_helper,
+    )
+    scheme = "http" if remote.plain_http else "https"
+    alone = len(given) == 1 and "*" not in given[0]
+
+    def serves(host: str) -> bool:
+        return is_named_host(host, hosts)
+
+    return Source(
+        f"{scheme}://{api_host(given[0])}/" if alone else "",
+        lambda transport: OrasRegistry(
+            transport,
+            serves,
+            architecture=architecture_of(os.uname().machine),
+            below=remote.below,
+            shown_hosts=tuple(host for host in remote.hosts if "*" not in host),
+            plain_http=remote.plain_http,
+            hint=OCI_HINT,
+        ),
+        OciKeyring(credentials, serves, plain_http=remote.plain_http),
+    )
+
+
 _SOURCES: dict[type[RemoteConfig], Callable[[Any], Source]] = {
     HttpRemote: _http,
     UrlRemote: _url,
+    OrasRemote: _oras,
 }
