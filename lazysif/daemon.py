@@ -58,7 +58,6 @@ squashfs and squashfuse read (up to 128 KiB at a time) and little more: a Python
 of 110 MB, 20.4 MB with the kernel's default of 128 and 32 MB with 1024, in the same time. A sequential reader of
 cached blocks gets 1.0 GB/s, with 1024 it gets 1.1."""
 
-_ANSWER_S = 20.0
 _LAST_ANSWERS_S = 0.1
 _M_ARENA_MAX = -8
 """mallopt(3)"""
@@ -181,7 +180,7 @@ class Daemon:
         try:
             with trio.CancelScope() as serving:
                 nursery.start_soon(self._end_on_signal, serving)
-                nursery.start_soon(self._tune)
+                nursery.start_soon(self._tune, connection)
                 nursery.start_soon(self._show_life, connection)
                 await session.serve()
             log.info("no longer serving %s", self._mountpoint)
@@ -189,12 +188,11 @@ class Daemon:
             control.close()
             session.close()
 
-    async def _tune(self) -> None:
-        """Set up the mount once it answers: the kernel sets its limits anew when it reads the reply to INIT."""
-        with trio.move_on_after(_ANSWER_S):
-            await trio.to_thread.run_sync(os.statvfs, self._mountpoint, abandon_on_cancel=True)
-            session.tune(self._mountpoint, READ_AHEAD_KB)
-            log.info("%s is served by version %s", self._mountpoint, __version__)
+    async def _tune(self, connection: session.KeptConnection) -> None:
+        """Set up the mount once it can answer."""
+        await connection.taken_over.wait()
+        session.tune(self._mountpoint, READ_AHEAD_KB)
+        log.info("%s is served by version %s", self._mountpoint, __version__)
 
     async def _show_life(self, connection: session.KeptConnection) -> None:
         """The keeper replaces a daemon that says nothing, and tells the next one what this one had in hand."""

@@ -35,7 +35,7 @@ log = logging.getLogger("lazysif.keeper")
 
 LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 MS_RDONLY, MS_NOSUID, MS_NODEV = 1, 2, 4
-MNT_DETACH = 2
+MNT_FORCE, MNT_DETACH = 1, 2
 RESEND = struct.pack("<IiQ", 16, 7, 0)
 """A notification without a body: length, code FUSE_NOTIFY_RESEND, unique 0 (include/uapi/linux/fuse.h, 7.40)."""
 INIT_BYTES = 1 << 20
@@ -45,6 +45,8 @@ SILENT_S = 10.0
 """A daemon says every second that it is alive; one that is silent for longer is replaced."""
 STOP_S = 3.0
 """A daemon that is asked to stop gets this long to finish what it has in hand and to write its cache."""
+KILLED_S = 1.0
+"""A killed daemon that has not ended by then waits for a disk, or for this mount: nobody waits for it."""
 KILLED_YOUNG_S, CRASHED_YOUNG_S = 0.3, 10.0
 """A daemon that ends sooner after it began to serve, killed or by itself, may have met a request that ends the next
 one, too."""
@@ -117,14 +119,16 @@ class Child:
 
     def end(self, number: int = signal.SIGKILL, wait_s: float = STOP_S) -> int:
         """Signal it, kill it if that does not end it, and return its exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-            try:
-                self.process.wait(wait_s)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
         self.socket.close()
-        return self.process.wait()
+        for sent, patience_s in ((number, wait_s), (signal.SIGKILL, KILLED_S)):
+            if self.process.poll() is None:
+                self.process.send_signal(sent)
+            try:
+                return self.process.wait(patience_s)
+            except subprocess.TimeoutExpired:
+                continue
+        log.error("daemon %d is killed and does not end; going on without it", self.process.pid)
+        return -signal.SIGKILL
 
 
 class Keeper:
@@ -221,13 +225,17 @@ class Keeper:
         return not any(events & select.POLLERR for _, events in poll.poll(0))
 
     def unmount(self) -> None:
-        """Close our end, which fails whatever still waits, and take the dead mount away."""
+        """Close our end, which fails whatever still waits, and take the dead mount away.
+
+        By force: a daemon that cannot die holds the connection open.
+        """
         still_there = self.connected()
         os.close(self.fuse_fd)
         if not still_there:
             return
         if os.geteuid() == 0:
-            ctypes.CDLL(None, use_errno=True).umount2(self.order["mountpoint"].encode(), MNT_DETACH)
+            libc = ctypes.CDLL(None, use_errno=True)
+            libc.umount2(self.order["mountpoint"].encode(), MNT_FORCE | MNT_DETACH)
         else:
             command = ["fusermount3", "-u", "-z", "--", self.order["mountpoint"]]
             subprocess.run(command, check=False, capture_output=True)

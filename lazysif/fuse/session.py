@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pyfuse3
+import trio
 
 from lazysif.errors import MountError
 from lazysif.fuse.mountinfo import find_mount, mounts
@@ -43,6 +44,7 @@ class KeptConnection:
     """
 
     def __init__(self, fuse_fd: int, init_fd: int, life: socket.socket) -> None:
+        self.taken_over = trio.Event()
         self._fuse_fd = fuse_fd
         self._init_fd = init_fd
         self._life = life
@@ -59,9 +61,11 @@ class KeptConnection:
     def take_over(self) -> None:
         """INIT was read from the socket: the reply and all that follows go to the kernel.
 
-        A reply to an INIT that was answered before is refused with ENOENT, which libfuse passes over.
+        A reply to an INIT that was answered before is refused with ENOENT, which libfuse passes over. It is sent when
+        this returns and before any task runs: who waits for `taken_over` finds the kernel answered.
         """
         os.dup2(self._fuse_fd, self._init_fd)
+        self.taken_over.set()
         self.say(b"serving")
 
     def say(self, message: bytes) -> None:
@@ -90,9 +94,9 @@ def close() -> None:
 def tune(mountpoint: str, read_ahead_kb: int) -> None:
     """Set the kernel's readahead for this mount and raise its limit of background requests, where root may.
 
-    To be called once the mount has answered: the kernel sets both anew when it reads the reply to INIT. The device
-    number comes from /proc, which touches no mount. Where anything fails, they stay as they are: a mount that is not
-    tuned serves all the same.
+    To be called once INIT is answered: the kernel sets both anew when it reads the reply. The device number comes
+    from /proc, which touches no mount: a daemon that waits for its own mount cannot be killed. Where anything fails,
+    they stay as they are: a mount that is not tuned serves all the same.
     """
     try:
         _tune(mountpoint, read_ahead_kb)

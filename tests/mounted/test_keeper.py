@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from lazysif.cli.mount import keeper_order, start_keeper
 from lazysif.config import config_for_source, with_overrides
 from tests.support import readers
 from tests.support.images import BuiltImage
-from tests.support.mount import Mount, wait_until
+from tests.support.mount import Mount, is_alive, wait_until
 from tests.support.raw_origin import RawOrigin
 
 pytestmark = [pytest.mark.mounted, pytest.mark.timeout(180)]
@@ -209,6 +209,50 @@ def daemons_of(mount: Mount) -> list[int]:
     return [int(pid) for pid in done.stdout.split()]
 
 
+UNDEAD = """
+import os, socket, struct, sys, threading
+if os.path.exists(sys.argv[1]):
+    os.execv(sys.executable, [sys.executable, "-m", "lazysif.serve", *sys.argv[2:]])
+mountpoint, fuse, init, life = sys.argv[2], *map(int, sys.argv[3:])
+life = socket.socket(fileno=life)
+life.send(b"prepared")
+life.recv(65536)
+unique = struct.unpack_from("<IIQ", os.read(init, 1 << 20))[2]
+flags = struct.pack("<IIIIHHI", 7, 31, 0, 0, 12, 9, 65536) + bytes(40)
+os.write(fuse, struct.pack("<IiQ", 16 + len(flags), 0, unique) + flags)
+threading.Thread(target=os.statvfs, args=[mountpoint]).start()
+os.read(fuse, 1 << 20)
+life.send(b"serving")
+threading.Event().wait()
+"""
+"""A daemon that has read a request of its own and does not answer it: nothing kills it until somebody does."""
+
+
+def test_a_daemon_that_cannot_die_is_not_waited_for(
+    served: Mount, small_image: BuiltImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: a daemon killed while it asked for its own mount kept the keeper waiting for ever, and all jobs."""
+    served.umount()
+    config = with_overrides(
+        config_for_source(str(served.source)),
+        {"cache.dir": str(served.cache_dir), "state.dir": str(served.state_dir), "log.level": "info"},
+    )
+    order = keeper_order(config, str(served.path), foreground=False)
+    well = tmp_path / "well"
+    order["command"] = [sys.executable, "-c", UNDEAD, str(well), str(served.path)]
+    monkeypatch.setenv("LAZYSIF_RUNTIME_DIR", str(served.runtime_dir))
+    keeper = start_keeper(order)
+    (undead,) = Path(f"/proc/{keeper.pid}/task/{keeper.pid}/children").read_text().split()
+    well.touch()
+    keeper.send_signal(signal.SIGHUP)
+    wait_until(lambda: bool(served.status_or_none()), "no daemon takes over")
+    assert (served.path / "x.sif").read_bytes() == small_image.data
+    assert "does not end" in served.log()
+    wait_until(lambda: not is_alive(int(undead)), "it is answered now, and can end")
+    served.adopt().umount()
+    assert keeper.wait(10) == 0
+
+
 def test_without_resend_jobs_get_errors_and_new_opens_work(
     served: Mount, small_image: BuiltImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,11 +266,15 @@ def test_without_resend_jobs_get_errors_and_new_opens_work(
     monkeypatch.setenv("LAZYSIF_RUNTIME_DIR", str(served.runtime_dir))
     keeper = start_keeper(order)
     served.adopt()
-    with (served.path / "x.sif").open("rb", buffering=0) as file:
+    fd = os.open(served.path / "x.sif", os.O_RDONLY)
+    try:
         kill_daemon(served)
         wait_until(lambda: "mounted anew" in served.log(), "the keeper does not notice")
         with pytest.raises(OSError, match=r"not connected|aborted"):
-            read_for_ever(file.fileno(), 0)
+            read_for_ever(fd, 0)
+    finally:
+        with suppress(OSError):  # close is a request, too, unless an earlier one was answered
+            os.close(fd)
     wait_until(lambda: bool(served.status_or_none()), "the new mount does not answer")
     assert (served.path / "x.sif").read_bytes() == small_image.data
     served.adopt().umount()

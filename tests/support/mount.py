@@ -169,7 +169,7 @@ class Mount:
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Kill the daemon and wait for its end; the dead mount stays."""
         os.kill(self.pid, number)
-        wait_until(lambda: not _alive(self.pid), f"process {self.pid} outlives signal {number}")
+        wait_until(lambda: not is_alive(self.pid), f"process {self.pid} outlives signal {number}")
 
     def remount(self) -> Self:
         """Mount again with the same cache and state; a mount that is still there, dead or not, goes first."""
@@ -190,7 +190,7 @@ class Mount:
         for path in reversed(mounted_below(self.root)):
             subprocess.run(["umount", "-i", "-l", path], check=False, capture_output=True)
         for pid in {self.keeper_pid, self.pid, *processes_naming(self.root)} - {0}:
-            if _alive(pid):
+            if is_alive(pid):
                 os.kill(pid, signal.SIGKILL)
 
     def __enter__(self) -> Self:
@@ -204,7 +204,7 @@ class Mount:
     def finish(self) -> None:
         """Unmount if it is mounted, prove that nothing is left, and leave nothing even if something was."""
         try:
-            if self.is_mounted() and self.pid and _alive(self.pid):
+            if self.is_mounted() and self.pid and is_alive(self.pid):
                 self.umount()
             elif self.is_mounted():
                 subprocess.run(["umount", "-i", "-l", str(self.path)], check=False, capture_output=True)
@@ -243,10 +243,10 @@ def processes_naming(path: Path) -> list[int]:
 
 
 def _ended(pid: int) -> bool:
-    return not _alive(pid)
+    return not is_alive(pid)
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     """Whether it runs; a zombie, whose parent has not asked for its end yet, does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
