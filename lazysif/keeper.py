@@ -39,6 +39,7 @@ MNT_FORCE, MNT_DETACH = 1, 2
 RESEND = struct.pack("<IiQ", 16, 7, 0)
 """A notification without a body: length, code FUSE_NOTIFY_RESEND, unique 0 (include/uapi/linux/fuse.h, 7.40)."""
 INIT_BYTES = 1 << 20
+MESSAGE_BYTES = 1 << 16
 READY_S = 30.0
 """Within which a daemon that was started must serve."""
 SILENT_S = 10.0
@@ -91,6 +92,7 @@ class Child:
             pass  # it ended at once; `said` will show that
         self.started_s = time.monotonic()
         self.heard_s = self.started_s
+        self.last_words = b""
         self.prepared = False
         self.serves_since_s = 0.0
         self.error: dict[str, Any] | None = None
@@ -98,7 +100,7 @@ class Child:
     def listen(self) -> bool:
         """Take in one message; False when there will be none any more."""
         try:
-            message = self.socket.recv(65536)
+            message = self.socket.recv(MESSAGE_BYTES)
         except ConnectionResetError:
             message = b""
         self.heard_s = time.monotonic()
@@ -106,14 +108,18 @@ class Child:
             self.prepared = True
         elif message == b"serving":
             self.serves_since_s = self.heard_s
+        elif message.startswith(b"alive "):
+            said = message.removeprefix(b"alive ")
+            self.last_words = b'{"heard_s": %.3f, "in_hand": %b}' % (self.heard_s, said)
         elif message.startswith(b"{"):
             self.error = json.loads(message)
         return bool(message)
 
-    def go(self) -> None:
-        """Let it take the mount."""
+    def go(self, last_words: bytes = b"") -> None:
+        """Let it take the mount; what its predecessor had in hand keeps its deadlines."""
+        self.last_words = last_words
         try:
-            self.socket.send(b"go")
+            self.socket.send(b"go " + last_words)
         except OSError as error:
             log.warning("daemon %d does not listen: %s", self.process.pid, error)
 
@@ -318,6 +324,7 @@ class Keeper:
 
     def start_next(self) -> bool:
         """Start another daemon after a pause that grows; False to give up."""
+        last_words = self.child.last_words
         while time.monotonic() - self.lost_s <= GIVE_UP_S and self.young_deaths <= len(PAUSES_S):
             time.sleep(PAUSES_S[self.young_deaths - 1] if self.young_deaths else 0.0)
             try:
@@ -328,7 +335,7 @@ class Keeper:
                 continue
             self.restarts += 1
             self.must_resend = True
-            self.child.go()
+            self.child.go(last_words)
             return True
         log.critical("%s is given up after %d daemons", self.order["mountpoint"], self.restarts + 1)
         return False
@@ -354,14 +361,14 @@ class Keeper:
             following.end()
             return
         self.restarts += 1
-        self.lost_s = time.monotonic()
+        self.lost_s, last_words = time.monotonic(), self.child.last_words
         self.child.end(signal.SIGTERM)
         self.command = command
         self.young_deaths = 0
         self.must_resend = True
         self.child = following
         following.started_s = following.heard_s = time.monotonic()
-        following.go()
+        following.go(last_words)
 
     # --- the rest ----------------------------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
     python -m lazysif.serve MOUNTPOINT FUSE_FD INIT_FD LIFE_FD < ORDER
 
 It prepares (imports, configuration, log), says "prepared", waits for "go", takes the mount, says "serving", and from
-then on "alive" every second. Errors before that go to the keeper as JSON.
+then on "alive" every second, with what it has in hand. Errors before that go to the keeper as JSON. After "go" comes
+what a predecessor said last, and when.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from lazysif.config import from_toml
+from lazysif.core.asked import Asked
 from lazysif.daemon import run
 from lazysif.errors import LazysifError
 from lazysif.fuse.session import KeptConnection
 from lazysif.log_setup import set_up_log
 
 log = logging.getLogger(__name__)
+
+_MESSAGE_BYTES = 1 << 16
 
 
 def main() -> int:
@@ -35,9 +39,10 @@ def main() -> int:
         config = from_toml(order["config"])
         set_up_log(config, foreground=order["foreground"])
         life.send(b"prepared")
-        if life.recv(16) != b"go":
+        told, _, last_words = life.recv(_MESSAGE_BYTES).partition(b" ")
+        if told != b"go":
             return 0
-        run(config, sys.argv[1], KeptConnection(fuse_fd, init_fd, life))
+        run(config, sys.argv[1], KeptConnection(fuse_fd, init_fd, life, _asked(last_words)))
     except LazysifError as error:
         log.error("%s", error)
         _say(life, error=error.why, hint=error.hint, kind=type(error).__name__)
@@ -49,6 +54,16 @@ def main() -> int:
     finally:
         logging.shutdown()
     return 0
+
+
+def _asked(last_words: bytes) -> Asked:
+    """Since when requests wait, by what the keeper heard last of a predecessor."""
+    try:
+        said = json.loads(last_words) if last_words else {}
+        return Asked(said.get("in_hand"), said.get("heard_s"))
+    except (ValueError, TypeError, AttributeError) as error:
+        log.warning("what the daemon before this one had in hand cannot be read: %s", error)
+        return Asked()
 
 
 def _be_killed_before_the_keeper() -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pyfuse3
 import trio
 
+from lazysif.core.asked import Asked
 from lazysif.errors import MountError
 from lazysif.fuse.mountinfo import find_mount, mounts
 from lazysif.fuse.operations import Operations
@@ -41,9 +43,11 @@ class KeptConnection:
         fuse_fd: /dev/fuse of the live mount.
         init_fd: a socket that holds the kernel's INIT request; libfuse takes it for /dev/fuse until `take_over`.
         life: where the keeper hears how we are.
+        asked: since when requests wait in it.
     """
 
-    def __init__(self, fuse_fd: int, init_fd: int, life: socket.socket) -> None:
+    def __init__(self, fuse_fd: int, init_fd: int, life: socket.socket, asked: Asked) -> None:
+        self.asked = asked
         self.taken_over = trio.Event()
         self._fuse_fd = fuse_fd
         self._init_fd = init_fd
@@ -66,6 +70,7 @@ class KeptConnection:
         """
         os.dup2(self._fuse_fd, self._init_fd)
         self.taken_over.set()
+        self.asked.began(time.monotonic())
         self.say(b"serving")
 
     def say(self, message: bytes) -> None:

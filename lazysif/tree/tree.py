@@ -14,7 +14,7 @@ from typing import TypeVar
 import trio
 
 from lazysif.config_values import directory_mode
-from lazysif.core.asked import Asked, left_s
+from lazysif.core.asked import Asked, GivenUp, left_s
 from lazysif.core.identity import ROOT_INODE, inode_number
 from lazysif.core.inodes import LookupCounts
 from lazysif.core.names import decode_name
@@ -83,6 +83,7 @@ class Tree:
         self._waiting_reads = 0
         self.in_hand = InHand()
         self._asked = asked or Asked()
+        self._given_up = GivenUp()
         self._lookup_timeout_s = lookup_timeout_s
         self._read_timeout_s = read_timeout_s
         self._whole_file_timeout_s = whole_file_timeout_s
@@ -339,15 +340,20 @@ class Tree:
         opened = self._reading.get(number)
         if opened is None:
             opened = await self._in_time("read", what, self._reopen, number)
-        if self._waiting_reads >= _MAX_WAITING_READS:
-            return await self._read_cached(opened, what, offset, size)
         timeout_s = self._read_timeout_s if opened.image.ranges else self._whole_file_timeout_s
+        if self._given_up.covers(number, offset, size, time.monotonic()):
+            return await self._read_cached(opened, what, DeadlineExceeded(f"no data within {timeout_s:g} s"))
+        if self._waiting_reads >= _MAX_WAITING_READS:
+            return await self._read_cached(
+                opened, what, SourceUnavailable("too many reads wait for the origin")
+            )
         self._waiting_reads += 1
         mark = self.in_hand.enter("read", since_s, what)
         try:
             with trio.fail_after(left_s(timeout_s, time.monotonic() - since_s)):
                 data = await opened.read(offset, size)
         except trio.TooSlowError:
+            self._given_up.add(number, offset, size, time.monotonic())
             late = DeadlineExceeded(
                 f"no data within {timeout_s:g} s",
                 image=opened.image.name,
@@ -370,15 +376,14 @@ class Tree:
         opened = self._reading[number] = await self._images.get(await self._image(number))
         return opened
 
-    async def _read_cached(self, opened: OpenImage, what: Hashable, offset: int, size: int) -> Buffer:
-        """A read while too many wait: what is cached is served, the rest is refused and not queued."""
-        data = await self._in_time("read", what, opened.read_cached, offset, size)
+    async def _read_cached(
+        self, opened: OpenImage, what: tuple[InodeNumber, int, int], refusal: LazysifError
+    ) -> Buffer:
+        """A read that may not wait for an origin: what is cached is served, the rest is refused."""
+        data = await self._in_time("read", what, opened.read_cached, *what[1:])
         if data is None:
-            raise SourceUnavailable(
-                "too many reads wait for the origin",
-                image=opened.image.name,
-                origin=opened.image.location.origin,
-            )
+            refusal.about(image=opened.image.name, origin=opened.image.location.origin)
+            raise refusal
         self._counters.served_bytes += len(data)
         return data
 

@@ -3,10 +3,12 @@
 import random
 import resource
 import sqlite3
+import time
 
 import pytest
 import trio
 
+from lazysif.core.asked import Asked, words_of
 from lazysif.core.identity import ROOT_INODE
 from lazysif.errors import (
     DeadlineExceeded,
@@ -215,9 +217,58 @@ async def test_a_read_ends_in_time_and_its_fetch_goes_on(tmp_path):
         with trio.fail_after(2), pytest.raises(DeadlineExceeded, match=r"a\.sif.*http://origin/"):
             await it.read(number, 500_000, 10)
         assert "0.1 s" in (await it.tree.extended_attributes(number))["user.lazysif.last_error"]
+        with trio.fail_after(2), pytest.raises(DeadlineExceeded, match=r"a\.sif.*http://origin/"):
+            await it.read(number, 500_002, 4)
         go.set()
-        assert await it.read(number, 500_000, 10) == DATA[500_000:500_010]
+        await eventually(lambda: it.tree.read_now(number, 500_000, 10) == DATA[500_000:500_010])
         assert len(origin.requests) == 2
+
+
+async def test_what_was_given_up_is_not_waited_for_once_more(tmp_path):
+    """Regression: the kernel asks again for a page that was not read ahead, and that read had a time of its own."""
+    origin = FakeTransport({"/a.sif": IMAGE})
+    async with world(tmp_path, origin, read_timeout_s=0.3) as it:
+        number = await it.number("a.sif")
+        origin.script.append(HoldHead(go := trio.Event()))
+        with trio.fail_after(2), pytest.raises(DeadlineExceeded):
+            await it.read(number, 500_000, 8192)
+        it.tree._read_timeout_s = 60.0
+        with trio.fail_after(10), pytest.raises(DeadlineExceeded, match=r"a\.sif.*http://origin/"):
+            await it.read(number, 504_000, 4096)
+        assert await it.read(number, 0, 10) == DATA[:10], "what is cached is served"
+        go.set()
+
+
+async def test_a_read_that_a_predecessor_had_in_hand_keeps_its_deadline(tmp_path):
+    """Regression: each daemon gave what it was asked again a whole `read_timeout`."""
+    origin = FakeTransport({"/a.sif": IMAGE}, [])
+    async with world(tmp_path, origin) as it:
+        number = await it.number("a.sif")
+    what = (number, 500_000, 10)
+    now = time.monotonic()
+    asked = Asked(words_of([(("read", what), now - 60)]), heard_s=now - 1)
+    asked.began(now)
+    async with world(tmp_path, origin, read_timeout_s=2.0, asked=asked) as it:
+        origin.script.append(HoldHead(trio.Event()))
+        began = trio.current_time()
+        with trio.fail_after(1.8), pytest.raises(DeadlineExceeded, match=r"a\.sif"):
+            await it.read(*what)
+        assert trio.current_time() - began >= 1, "half of its time is left all the same"
+
+
+async def test_what_is_in_hand_is_told_with_its_age(tmp_path):
+    origin = FakeTransport({"/a.sif": IMAGE})
+    async with world(tmp_path, origin) as it:
+        number = await it.open("a.sif")
+        origin.script.append(HoldHead(go := trio.Event()))
+        async with trio.open_nursery() as readers:
+            readers.start_soon(it.read, number, 500_000, 10)
+            await eventually(lambda: it.tree.waiting_reads == 1)
+            ((what, since_s),) = it.tree.in_hand.listed()
+            go.set()
+        assert what == ("read", (number, 500_000, 10))
+        assert time.monotonic() - 60 < since_s < time.monotonic()
+        assert it.tree.in_hand.listed() == []
 
 
 async def test_a_listing_ends_in_time(tmp_path):

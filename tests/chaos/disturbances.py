@@ -36,7 +36,7 @@ class Disturbance:
         reads: errnos that opens and reads may end in; nothing but bytes where it is empty.
         jobs: whether loop mounts, squashfuse and starts of Apptainer may fail.
         only: the image that readers may miss; "" for all.
-        extra_s: how much longer than `read_timeout` a read may take.
+        stops: whether the daemon is stopped meanwhile.
         counters: at least one of these must have grown.
         says: what the log must say of it.
         restarts: how many daemons must have been started.
@@ -52,7 +52,7 @@ class Disturbance:
     reads: frozenset[str] = frozenset()
     jobs: bool = False
     only: str = ""
-    extra_s: float = 0.0
+    stops: bool = False
     counters: tuple[str, ...] = ()
     says: str = ""
     restarts: int = 0
@@ -266,13 +266,13 @@ TOO_LONG_S = (11.0, 14.0)
 TABLE = (
     Disturbance("kill", "`kill -9` of the daemon", killed, (0.5, 1.5), says="exit code -9", restarts=1),
     Disturbance("upgrade", "`lazysif upgrade`", upgraded, (0.5, 1.5), says="serves after", restarts=1),
-    Disturbance("doze", "SIGSTOP of the daemon, SIGCONT after 2 to 4 s", stopped, HEALTHY_S, extra_s=4),
+    Disturbance("doze", "SIGSTOP of the daemon, SIGCONT after 2 to 4 s", stopped, HEALTHY_S, stops=True),
     Disturbance(
         "freeze",
         "SIGSTOP of the daemon for good",
         stopped,
         (14.0, 15.0),
-        extra_s=14,
+        stops=True,
         says="it said nothing for",
         restarts=1,
         excuses_age=True,

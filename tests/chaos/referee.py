@@ -9,12 +9,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from lazysif.core.asked import left_s
 from tests.chaos.worker import BYTES, WRONG, Outcome
 
 GRACE_S = 2.0
 """After a disturbance is undone: failures are remembered for a second, and a request may have been under way."""
 WINDOW_BYTES = 32 << 10
 """The kernel's readahead on a mount (`lazysif.daemon.READ_AHEAD_KB`)."""
+REPLACED_S = 11.0
+"""A silent daemon is replaced after 10 s (`lazysif.keeper.SILENT_S`), and the next one needs a moment to begin."""
 OFFLINE_GRACE_S = 7.5
 """The same for an origin that was away for so long that it is only asked every 5 s."""
 
@@ -54,6 +57,12 @@ class Episode:
         if outcome.kind.startswith("direct"):
             return outcome.result in self.reads
         return self.jobs
+
+
+def extra_s(read_timeout_s: float, stopped_s: float) -> float:
+    """How much longer than its timeout a read may take whose daemon was stopped for so long, or until its end."""
+    waited_s = min(stopped_s, REPLACED_S)
+    return max(0.0, waited_s + left_s(read_timeout_s, waited_s) - read_timeout_s)
 
 
 def _clock(moment_s: float) -> str:

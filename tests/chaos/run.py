@@ -15,7 +15,7 @@ from typing import Any
 
 from lazysif import __version__
 from tests.chaos.disturbances import TABLE, Disturbance
-from tests.chaos.referee import Episode, Referee
+from tests.chaos.referee import REPLACED_S, Episode, Referee, extra_s
 from tests.chaos.stage import (
     READ_TIMEOUT_S,
     READERS,
@@ -131,18 +131,22 @@ class Episodes(Run):
         if chosen[0].disk:
             stage.upgrade()
         before, log_start = stage.status(), stage.log_bytes()
+        span_s = max(chance.uniform(*d.span_s) for d in chosen)
         episode = Episode(
             " + ".join(d.name for d in chosen),
             time.monotonic(),
             reads=frozenset().union(*(d.reads for d in chosen)),
             jobs=any(d.jobs for d in chosen),
             only=chosen[0].only if len({d.only for d in chosen}) == 1 else "",
-            extra_s=sum(d.extra_s for d in chosen),
+            extra_s=max(
+                # what is done beside it may wait for a daemon that answers, and so for the next one
+                extra_s(READ_TIMEOUT_S, span_s if len(chosen) == 1 else REPLACED_S) if d.stops else 0.0
+                for d in chosen
+            ),
             excuses_age=any(d.excuses_age for d in chosen),
             grace_s=max(d.grace_s for d in chosen),
         )
         self.episodes.append(episode)
-        span_s = max(chance.uniform(*d.span_s) for d in chosen)
         try:
             with ExitStack() as stack:
                 for disturbance in chosen:

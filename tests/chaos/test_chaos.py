@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.disturbances import TABLE
-from tests.chaos.referee import Episode, Referee
+from tests.chaos.referee import REPLACED_S, Episode, Referee, extra_s
 from tests.chaos.worker import Outcome
 from tests.support.mount import REPOSITORY, scrubbed_environment
 
@@ -125,6 +125,11 @@ class TestReferee:
         late = Outcome("direct1", 12, 12.0, "read", "bytes")
         assert "took 12.0 s" in self.judge(late)[0]
         assert self.judge(late, self.episode(extra_s=4)) == []
+
+    def test_a_daemon_that_dozes_excuses_nothing_and_a_frozen_one_little(self) -> None:
+        assert extra_s(8.0, 4.0) == 0
+        assert extra_s(8.0, 15.0) == REPLACED_S + 4 - 8
+        assert extra_s(60.0, 15.0) == 0
 
     def test_a_version_that_was_replaced_is_not_opened_for_long(self) -> None:
         assert self.judge(Outcome("direct1", 52, 0.1, "open", "bytes", size_bytes=100)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from bench.nginx import Nginx
 from lazysif.cli.mount import keeper_order, start_keeper
 from lazysif.config import config_for_source, with_overrides
 from tests.support import readers
+from tests.support.faults import StallBeforeHead
 from tests.support.images import BuiltImage
 from tests.support.mount import Mount, is_alive, wait_until
 from tests.support.raw_origin import RawOrigin
@@ -140,6 +142,42 @@ def test_a_frozen_daemon_is_replaced(served: Mount, small_image: BuiltImage) -> 
     assert time.monotonic() - began_s < 25
     assert served.adopt().pid != old
     assert "said nothing" in served.log()
+
+
+def test_a_read_keeps_its_deadline_when_the_daemon_is_replaced(tmp_path: Path, lazysif: MakeMount) -> None:
+    """Regression: the next daemon gave what it was asked again a whole `read_timeout`, and the one after it, too."""
+    data = random.Random(1).randbytes(1 << 20)
+    stalled = threading.Event()
+    with RawOrigin(
+        {"/x.img": data}, decide=lambda _: StallBeforeHead() if stalled.is_set() else None
+    ) as origin:
+        config = tmp_path / "c.toml"
+        config.write_text(
+            f'[limits]\nread_timeout = 12\n[remote.a]\nkind = "http"\nurl = "{origin.url}"\nstall_timeout = 30\n'
+        )
+        mount = lazysif(config=config, log_level="info")
+        fd = os.open(mount.path / "a/x.img", os.O_RDONLY)
+        ended: list[int | None] = []
+
+        def read() -> None:
+            try:
+                os.pread(fd, 4096, 900_000)
+            except OSError as error:
+                ended.append(error.errno)
+
+        stalled.set()
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            wait_until(lambda: mount.status()["requests"]["oldest_s"] > 2.5, "the reader does not wait")
+            kill_daemon(mount)
+            wait_until(lambda: mount.status()["requests"]["waiting_reads"] > 0, "nothing is asked again")
+            status = mount.status()
+            assert status["requests"]["oldest_s"] > status["uptime_s"] + 2, "it is older than its daemon"
+        finally:
+            reader.join()
+            os.close(fd)
+        assert ended == [errno.ETIMEDOUT]
 
 
 def test_umount_ends_keeper_and_daemon_whoever_does_it(served: Mount) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import trio
 
 from lazysif.cache.block_cache import BlockCache, CacheSettings
+from lazysif.core.asked import Asked
 from lazysif.core.identity import ROOT_INODE
 from lazysif.fetch.contact import Contact, WatchedTransport
 from lazysif.fetch.fetcher import Fetcher, FetchLimits
@@ -91,6 +92,7 @@ async def world(
     policy: RemotePolicy = QUICK,
     limits: FetchLimits | None = None,
     cache: Mapping[str, Any] | None = None,
+    asked: Asked | None = None,
     **timeouts: float,
 ) -> AsyncIterator[World]:
     """One life of a daemon; entered again on the same directory it is the next life."""
@@ -115,7 +117,7 @@ async def world(
                 for name in names
             }
             images = OpenImages(nursery, remotes.__getitem__, blocks, block_size, counters)
-            tree = Tree(nursery, remotes, images, state, counters, **timeouts)
+            tree = Tree(nursery, remotes, images, state, counters, asked=asked, **timeouts)
             try:
                 yield World(tree, images, blocks, state, counters, remotes, nursery)
             finally:
