@@ -61,8 +61,15 @@ def _kills(runs: Sequence[dict[str, Any]]) -> list[str]:
 def _totals(runs: Sequence[dict[str, Any]]) -> list[str]:
     keys = ("seed", "minutes", "reads", "opens", "rounds", "starts", "wrong")
     head = ["seed", "minutes", "reads", "opens", "images attached and hashed", "Apptainer starts", "wrong"]
-    rows = [[*(run[key] for key in keys), len(run["complaints"])] for run in runs]
-    return ["### The whole table", "", *_table([*head, "complaints"], rows)]
+    rows = [
+        [
+            *(run[key] for key in keys),
+            len(run["complaints"]),
+            f"{run['load_before']} and {run['load_median']}" if "load_before" in run else "-",
+        ]
+        for run in runs
+    ]
+    return ["### The whole table", "", *_table([*head, "complaints", "load before and in the median"], rows)]
 
 
 def _episodes(runs: Sequence[dict[str, Any]]) -> list[str]:

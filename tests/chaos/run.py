@@ -5,8 +5,10 @@ A run returns a document (JSON) that says what was done, what readers met, and a
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -44,6 +46,7 @@ class Run:
         self.episodes: list[Episode] = []
         self.complaints: list[str] = []
         self.began_s = time.monotonic()
+        self.loads = [os.getloadavg()[0]]
         self.keeper_descriptors = 0
         self.daemon_descriptors = 0
 
@@ -74,6 +77,8 @@ class Run:
             "seed": stage.seed,
             "version": __version__,
             "minutes": round((time.monotonic() - self.began_s) / 60, 1),
+            "load_before": round(self.loads[0], 1),
+            "load_median": round(statistics.median(self.loads), 1),
             "reads": sum(o.count for o in outcomes if o.what == "read"),
             "opens": sum(o.what == "open" for o in outcomes),
             "rounds": sum(o.what == "round" for o in outcomes),
@@ -171,6 +176,7 @@ class Episodes(Run):
             found += self._unexplained(chosen[0], before, after, stage.log(log_start))
         episode.complaints += found
         self.complaints += [f"{episode.name}: {text}" for text in found]
+        self.loads.append(os.getloadavg()[0])
         stage.origin.clear_log()
         self.say(
             f"{episode.name}: {episode.undone_s - episode.began_s:.1f} s{': ' if found else ''}"
@@ -230,6 +236,7 @@ def kills(seed: int, kill_count: int, upgrade_count: int, say: Say) -> dict[str,
             began_s = time.monotonic()
             stage.kill_daemon() if event == "kill" else stage.upgrade()
             pauses_s[event].append((began_s, time.monotonic()))
+            run.loads.append(os.getloadavg()[0])
             if number % 20 == 19:
                 say(f"{number + 1} of {len(events)}")
         time.sleep(2.0)
