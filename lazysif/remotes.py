@@ -36,12 +36,14 @@ class Source:
         keyring: which credentials go where.
         make_registry: given what sends its requests.
         hosts: where not None, no others are asked, by redirect neither.
+        around: what the kind puts around its transport, where answers mean more than HTTP says.
     """
 
     base_url: str
     make_registry: Callable[[Transport], Registry]
     keyring: Keyring | None = field(default=None, repr=False)
     hosts: Sequence[str] | None = None
+    around: Callable[[Transport], Transport] | None = None
 
 
 def source_of(remote: RemoteConfig) -> Source:
@@ -53,15 +55,16 @@ def source_of(remote: RemoteConfig) -> Source:
     return replace(source, make_registry=lambda sender: PrefixedRegistry(whole(sender), remote.prefix))
 
 
-def make_transport(remote: RemoteConfig, source: Source, connections: int) -> HttpxTransport:
+def make_transport(remote: RemoteConfig, source: Source, connections: int) -> Transport:
     """What sends the requests of a remote."""
-    return HttpxTransport(
+    transport = HttpxTransport(
         source.base_url,
         keyring=source.keyring,
         hosts=source.hosts,
         ca_file=str(remote.ca_file) if remote.ca_file else None,
         connections=connections,
     )
+    return source.around(transport) if source.around is not None else transport
 
 
 def _http(remote: HttpRemote) -> Source:
