@@ -12,6 +12,7 @@ from lazysif.cli.config import config_group
 from lazysif.cli.doctor import doctor_command
 from lazysif.cli.fsck import fsck_command
 from lazysif.cli.mount import mount_command
+from lazysif.cli.reload import reload_command
 from lazysif.cli.status import status_command
 from lazysif.cli.umount import umount_command
 from lazysif.cli.upgrade import upgrade_command
@@ -34,6 +35,7 @@ def cli() -> None:
 cli.add_command(mount_command)
 cli.add_command(umount_command)
 cli.add_command(upgrade_command)
+cli.add_command(reload_command)
 cli.add_command(status_command)
 cli.add_command(fsck_command)
 cli.add_command(doctor_command)

@@ -13,9 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
-from lazysif.config import Config, config_for_source, load_config, to_toml, with_overrides
-from lazysif.control.address import absolute_mountpoint, make_runtime_directory, upgrade_file
+from lazysif.config import Config, config_for_source, from_toml, load_config, to_toml, with_overrides
+from lazysif.control.address import (
+    absolute_mountpoint,
+    make_runtime_directory,
+    mounted_file,
+    upgrade_file,
+)
 from lazysif.errors import ConfigError, LazysifError, LocalDirectoryError, MountError
 from lazysif.fuse.mountinfo import find_mount
 from lazysif.image_names import ImageNames
@@ -80,19 +86,68 @@ def mount_command(
         "log.level": log_level,
     }
     from_options, fuse_options = split_options(options)
-    settings = {key: value for key, value in settings.items() if value is not None}
+    given = {key: str(value) for key, value in settings.items() if value is not None}
     file = config_file or from_options.pop("config", None)
     source, mountpoint = _positional(arguments, file)
-    config = load_config(Path(file)) if file is not None else config_for_source(source)
-    config = with_overrides(config, {**from_options, **settings})
-    if fuse_options:
-        config = with_overrides(config, {"mount.options": sorted({*config.mount.options, *fuse_options})})
+    absolute = os.path.abspath(file) if file is not None else None
+    request = MountRequest(source, absolute, {**from_options, **given}, fuse_options)
+    config = request.config()
     ImageNames(config)
     mountpoint = check_mountpoint(mountpoint)
     make_runtime_directory()
     if not foreground or config.log.file is not None:
         make_log_directory(config)
+    Mounted(request, to_toml(config), foreground).write(mountpoint)
     return start(config, mountpoint, foreground=foreground)
+
+
+class MountRequest(msgspec.Struct, frozen=True):
+    """What was asked for, apart from where: enough to read it anew.
+
+    `file` is absolute, or None with `source`; `settings` go before what is in the file.
+    """
+
+    source: str
+    file: str | None
+    settings: dict[str, str]
+    fuse_options: list[str]
+
+    def config(self) -> Config:
+        """Raises: ConfigError."""
+        config = load_config(Path(self.file)) if self.file is not None else config_for_source(self.source)
+        config = with_overrides(config, self.settings)
+        if self.fuse_options:
+            options = sorted({*config.mount.options, *self.fuse_options})
+            config = with_overrides(config, {"mount.options": options})
+        return config
+
+
+class Mounted(msgspec.Struct, frozen=True):
+    """What a mount was made from and is served by now. Holds URLs with their queries: only its owner can read it."""
+
+    request: MountRequest
+    toml: str
+    foreground: bool
+
+    def in_force(self) -> Config:
+        """Raises: ConfigError: it holds what can no longer be meant."""
+        return from_toml(self.toml)
+
+    def with_config(self, config: Config) -> Mounted:
+        return Mounted(self.request, to_toml(config), self.foreground)
+
+    def write(self, mountpoint: str) -> None:
+        file = mounted_file(mountpoint)
+        file.touch(mode=0o600)
+        file.write_bytes(msgspec.json.encode(self))
+
+    @classmethod
+    def read(cls, mountpoint: str) -> Mounted | None:
+        """None where nothing was mounted, or by a version that wrote it otherwise."""
+        try:
+            return msgspec.json.decode(mounted_file(mountpoint).read_bytes(), type=cls)
+        except (OSError, msgspec.MsgspecError):
+            return None
 
 
 def split_options(given: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
@@ -180,15 +235,19 @@ def daemon_command(mountpoint: str) -> list[str]:
     return [sys.executable, "-m", "lazysif.serve", mountpoint]
 
 
+def daemon_order(config: Config, *, foreground: bool) -> str:
+    """What a daemon reads from its standard input (`lazysif.serve`)."""
+    return json.dumps({"config": to_toml(config), "foreground": foreground})
+
+
 def keeper_order(config: Config, mountpoint: str, *, foreground: bool) -> dict[str, Any]:
     """What the keeper is to do, in plain words: it parses nothing else (`lazysif.keeper`)."""
-    daemon = {"config": to_toml(config), "foreground": foreground}
     return {
         "mountpoint": mountpoint,
         "source": config.remotes[0].shown_url if config.source_mode else "lazysif",
         "kernel_options": ["default_permissions", *config.mount.options],
         "command": daemon_command(mountpoint),
-        "config": json.dumps(daemon),
+        "config": daemon_order(config, foreground=foreground),
         "upgrade_file": str(upgrade_file(mountpoint)),
         "log_file": None if foreground and config.log.file is None else str(log_file(config)),
         "foreground": foreground,

@@ -8,7 +8,7 @@ import time
 
 import click
 
-from lazysif.control.address import absolute_mountpoint, socket_path
+from lazysif.control.address import absolute_mountpoint, mounted_file, socket_path
 from lazysif.control.client import fetch_status
 from lazysif.errors import MountError
 from lazysif.fuse.mountinfo import find_mount
@@ -32,6 +32,7 @@ def umount_command(mountpoint: str, lazy: bool) -> int:
     if done.returncode != 0:
         hint = "end the jobs that use it, or use --lazy" if "busy" in done.stderr else ""
         raise MountError(f"cannot unmount {path}: {done.stderr.strip() or 'refused'}", hint=hint)
+    mounted_file(path).unlink(missing_ok=True)
     if not processes:
         socket_path(path).unlink(missing_ok=True)  # left behind by a daemon that was killed
     elif not lazy and not _wait_until_gone(processes):

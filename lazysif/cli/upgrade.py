@@ -27,11 +27,29 @@ def upgrade_command(mountpoint: str) -> int:
     the mount. The keeper is not replaced: it is part of the mount.
     """
     path = absolute_mountpoint(mountpoint)
+    before, after = hand_over(path, {"command": daemon_command(path)})
+    click.echo(f"{path}: version {before['version']}, process {before['pid']} handed over to ", nl=False)
+    click.echo(f"version {after['version']}, process {after['pid']}")
+    return 0
+
+
+def hand_over(path: str, order: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Let the keeper of a mount start another daemon and put it in the place of the present one.
+
+    Args:
+        order: `command`, and `config` where it is another one (see `cli.mount.daemon_order`).
+
+    Returns: the status documents of the daemon before and of the one after.
+
+    Raises:
+        MountError: no daemon answers, or it was not replaced and goes on.
+    """
     before = _status(path)
     if before is None:
         raise MountError(f"no daemon answers for {path}")
     file = upgrade_file(path)
-    file.write_text(json.dumps({"command": daemon_command(path)}))
+    file.touch(mode=0o600)
+    file.write_text(json.dumps(order))
     try:
         os.kill(int(before["keeper_pid"]), signal.SIGHUP)
         after = _wait_for_another(path, int(before["pid"]))
@@ -39,9 +57,7 @@ def upgrade_command(mountpoint: str) -> int:
         raise MountError(f"the keeper of {path} is gone", hint="unmount it and mount it again") from error
     finally:
         file.unlink(missing_ok=True)
-    click.echo(f"{path}: version {before['version']}, process {before['pid']} handed over to ", nl=False)
-    click.echo(f"version {after['version']}, process {after['pid']}")
-    return 0
+    return before, after
 
 
 def _status(path: str) -> dict[str, Any] | None:

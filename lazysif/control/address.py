@@ -44,6 +44,11 @@ def upgrade_file(mountpoint: str) -> Path:
     return socket_path(mountpoint).with_suffix(".upgrade")
 
 
+def mounted_file(mountpoint: str) -> Path:
+    """What `lazysif mount` was asked, for `lazysif reload`."""
+    return socket_path(mountpoint).with_suffix(".mounted")
+
+
 def absolute_mountpoint(given: str) -> str:
     """The path without links, without asking the mount itself: only its parent is looked at."""
     path = Path(os.path.abspath(given))
