@@ -128,16 +128,22 @@ class Starts:
 
     # --- what is known ----------------------------------------------------------------------------
 
-    async def prepare(self, opened: OpenImage) -> None:
+    def prepare(self, opened: OpenImage) -> None:
         """Behind an open: find what this node and the shares know of the image's starts."""
         if opened.tracing is not None:
-            await self._guarded(self._prepare, opened)
+            opened.tracing.undecided = True
+            name = f"trace of {opened.image.name}"
+            self._nursery.start_soon(self._guarded, self._prepare, opened, opened.tracing, name=name)
 
-    async def _prepare(self, opened: OpenImage) -> None:
-        head = bytes(await opened.read(0, HEAD_BYTES))
-        key = trace_key(opened.image.size_bytes, head)
-        self._keys[opened.image.id] = key
-        self._use(opened, await self._known(opened, key))
+    async def _prepare(self, opened: OpenImage, tracing: ImageTracing) -> None:
+        try:
+            head = bytes(await opened.read(0, HEAD_BYTES))
+            key = trace_key(opened.image.size_bytes, head)
+            self._keys[opened.image.id] = key
+            known = await self._known(opened, key)
+        finally:
+            tracing.undecided = False
+        self._use(opened, known)
         if not await self._may_ask(key):
             return
         beside = self._beside(opened.image)

@@ -42,11 +42,13 @@ class ImageTracing:
         self._last_s = 0.0
         self.touched: set[int] | None = None
         """The blocks of this phase; None between phases, when reads from memory begin none."""
+        self.undecided = False
+        """While it is looked up whether this node has a trace, for some milliseconds."""
 
     @property
     def following(self) -> bool:
-        """Whether a trace is followed, so that own guesses step back."""
-        return self._follower is not None and self._follower.following
+        """Whether a trace is followed, or may be in a moment, so that own guesses step back."""
+        return self.undecided or (self._follower is not None and self._follower.following)
 
     def touch(self, block: int, now_s: float, *, late: bool = False) -> bool:
         """Note a read of a block; `late`: its reader has to wait. Returns whether it came late from the trace."""

@@ -86,7 +86,7 @@ class OpenImages:
         if image.ranges and image.id not in self._tables_asked:
             self._tables_asked.add(image.id)
             if self._starts is not None:
-                self._nursery.start_soon(self._starts.prepare, opened, name=f"trace of {image.name}")
+                self._starts.prepare(opened)
             self._nursery.start_soon(self._pin_tables, opened, name=f"tables of {image.name}")
         return opened
 

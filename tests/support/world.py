@@ -19,9 +19,11 @@ from lazysif.fetch.fetcher import Fetcher, FetchLimits
 from lazysif.fetch.flights import FlightTable
 from lazysif.fetch.locations import Locations
 from lazysif.fetch.remote import Remote, RemotePolicy
+from lazysif.image.starts import Starts
 from lazysif.model import InodeNumber, Transport
 from lazysif.registries.http import HttpRegistry
 from lazysif.telemetry import Counters
+from lazysif.traces.store import TraceStore
 from lazysif.tree.open_images import OpenImages
 from lazysif.tree.state import StateStore
 from lazysif.tree.tree import Tree
@@ -92,10 +94,15 @@ async def world(
     policy: RemotePolicy = QUICK,
     limits: FetchLimits | None = None,
     cache: Mapping[str, Any] | None = None,
+    starts: Mapping[str, Any] | None = None,
     asked: Asked | None = None,
     **timeouts: float,
 ) -> AsyncIterator[World]:
-    """One life of a daemon; entered again on the same directory it is the next life."""
+    """One life of a daemon; entered again on the same directory it is the next life.
+
+    Args:
+        starts: arguments for `Starts`, which records and follows; None: it does not.
+    """
     counters = Counters()
     for part in ("cache", "state"):
         (directory / part).mkdir(mode=0o700, exist_ok=True)
@@ -116,12 +123,17 @@ async def world(
                 name: make_remote(name, transport, nursery, flights, counters, policy, limits)
                 for name in names
             }
-            images = OpenImages(nursery, remotes.__getitem__, blocks, block_size, counters)
+            recorder = None
+            if starts is not None:
+                recorder = Starts(nursery, TraceStore(directory / "state"), block_size, counters, **starts)
+            images = OpenImages(nursery, remotes.__getitem__, blocks, block_size, counters, recorder)
             tree = Tree(nursery, remotes, images, state, counters, asked=asked, **timeouts)
             try:
                 yield World(tree, images, blocks, state, counters, remotes, nursery)
             finally:
                 with trio.CancelScope(shield=True):
+                    if recorder is not None:
+                        await recorder.aclose()
                     await blocks.aclose()
                 nursery.cancel_scope.cancel()
     finally:

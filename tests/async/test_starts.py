@@ -1,0 +1,319 @@
+"""Starts are recorded, kept, followed and shared; traces that are not what they should be are refused."""
+
+import os
+import random
+import shutil
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+import trio
+
+from lazysif.core.trace import Trace, TracePath, trace_key
+from lazysif.errors import FormatError, SourceTimeout, SourceUnavailable
+from lazysif.model import AnswerHead
+from lazysif.traces import sharing
+from lazysif.traces.sharing import BesideImage, FolderShare, UrlShare
+from lazysif.traces.store import TraceStore
+from lazysif.traces.trace_file import SUFFIX, decode, encode
+from tests.support.fake_transport import FakeTransport, File
+from tests.support.world import world
+
+BLOCK = 4096
+COUNT = 600
+DATA = random.Random(11).randbytes(COUNT * BLOCK - 100)
+KEY = trace_key(len(DATA), DATA)
+QUICK = {"quiet_s": 0.25, "jitter_s": 0.0}
+HEAD = list(range(16))
+"""Blocks that are read by whoever opens an image, to find out which one it is."""
+JOB = [*HEAD, *random.Random(12).sample(range(40, COUNT), 120)]
+OTHER = [*HEAD, *random.Random(13).sample(sorted(set(range(40, COUNT)) - set(JOB)), 100)]
+
+
+async def start(it, blocks, name="a.sif"):
+    """Read one piece of each of these blocks, as a job does."""
+    number = await it.open(name)
+    for block in blocks:
+        assert await it.read(number, block * BLOCK, 100) == DATA[block * BLOCK : block * BLOCK + 100]
+    await it.tree.release(number)
+    return number
+
+
+async def until(condition):
+    with trio.fail_after(5):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.005)
+
+
+async def settle(it):
+    """Until the phase has ended and what was learned is kept and offered."""
+    await until(lambda: all(i.tracing is None or i.tracing.touched is None for i in it.images.listed()))
+    await trio.sleep(0.05)
+
+
+def asked_blocks(origin, path="/a.sif"):
+    return {
+        block
+        for name, start, stop in origin.asked
+        if name == path
+        for block in range(start // BLOCK, -(-stop // BLOCK))
+    }
+
+
+def in_order(trace):
+    """The blocks of its only path; those at the head of the image, which is read in one go, sorted."""
+    (path,) = trace.paths
+    assert sorted(path.blocks[: len(HEAD)]) == HEAD
+    return HEAD + list(path.blocks[len(HEAD) :])
+
+
+def empty_cache(directory):
+    shutil.rmtree(directory / "cache")
+
+
+def origin_of_job():
+    return FakeTransport({"/a.sif": File(DATA)}, chunk_bytes=64 * 1024)
+
+
+async def learn(tmp_path, blocks=JOB, **starts):
+    async with world(tmp_path, origin_of_job(), starts={**QUICK, **starts}) as it:
+        await start(it, blocks)
+        await settle(it)
+        return it.counters
+
+
+async def test_a_start_is_recorded_in_the_order_of_first_touch_and_survives_the_daemon(tmp_path):
+    counters = await learn(tmp_path)
+    assert counters.traces_recorded == 1
+    kept = TraceStore(tmp_path / "state").load(KEY)
+    assert in_order(kept) == JOB
+    assert kept.name == "a.sif"
+
+
+async def test_a_start_under_way_is_kept_when_the_daemon_ends(tmp_path):
+    async with world(tmp_path, origin_of_job(), starts={"quiet_s": 1000.0}) as it:
+        await start(it, JOB)
+    assert in_order(TraceStore(tmp_path / "state").load(KEY)) == JOB
+
+
+async def test_following_covers_what_was_recorded_and_fetches_little_else(tmp_path):
+    await learn(tmp_path)
+    empty_cache(tmp_path)
+    origin = origin_of_job()
+    async with world(tmp_path, origin, starts=QUICK) as it:
+        await start(it, JOB)
+        assert asked_blocks(origin) == set(JOB)
+        assert it.counters.misses < len(JOB) / 2 < it.counters.prefetch_blocks
+    empty_cache(tmp_path)
+    without = origin_of_job()
+    async with world(tmp_path, without) as it:
+        await start(it, JOB)
+    assert len(asked_blocks(without)) > 2 * len(JOB), "guesses fetch what no start touched"
+
+
+async def test_an_image_that_is_closed_stops_the_follower_of_its_trace(tmp_path):
+    """A start that only looks wastes no more than the follower begins with."""
+    await learn(tmp_path)
+    empty_cache(tmp_path)
+    origin = origin_of_job()
+    async with world(tmp_path, origin, starts=QUICK) as it:
+        for block in HEAD[:2]:
+            await start(it, [block])
+        await trio.sleep(0.02)
+        in_vain = len(asked_blocks(origin)) * BLOCK
+        assert in_vain <= (2 << 20) + len(HEAD) * BLOCK
+
+
+async def test_jobs_of_one_image_keep_paths_of_their_own(tmp_path):
+    await learn(tmp_path)
+    await learn(tmp_path, OTHER)
+    await learn(tmp_path)
+    paths = TraceStore(tmp_path / "state").load(KEY).paths
+    assert [set(path.blocks) for path in sorted(paths, key=lambda path: len(path.blocks))] == [
+        set(OTHER),
+        set(JOB),
+    ]
+
+
+async def test_a_glance_and_a_copy_are_no_starts(tmp_path):
+    counters = await learn(tmp_path, range(COUNT))
+    assert counters.traces_recorded == 0
+    assert TraceStore(tmp_path / "state").load(KEY) is None
+
+
+async def test_what_lies_on_disk_is_brought_into_memory_ahead(tmp_path):
+    await learn(tmp_path)
+    origin = origin_of_job()
+    async with world(tmp_path, origin, starts=QUICK, cache={"memory_bytes": 2**22}) as it:
+        number = await it.open("a.sif")
+        await it.read(number, 0, 100)
+        await until(lambda: it.images.listed()[0].read_now(JOB[40] * BLOCK, 100) is not None)
+        assert it.counters.prefetch_blocks == 0
+        assert [request.headers for request in origin.requests] == [{"If-None-Match": '"v1"'}]
+
+
+async def test_a_second_node_learns_from_a_folder(tmp_path):
+    shared, one, two = (tmp_path / name for name in ("shared", "one", "two"))
+    for directory in (shared, one, two):
+        directory.mkdir()
+    counters = await learn(one, shares=[FolderShare(shared)])
+    assert counters.traces_offered == 1
+    assert [file.name for file in shared.iterdir()] == [f"{KEY}{SUFFIX}"]
+    assert decode((shared / f"{KEY}{SUFFIX}").read_bytes()).name == "", "names stay on the node"
+    origin = origin_of_job()
+    async with world(two, origin, starts={**QUICK, "shares": [FolderShare(shared)]}) as it:
+        number = await it.open("a.sif")
+        await until(lambda: it.counters.traces_learned == 1)
+        await until(lambda: it.images.listed()[0].read_now(JOB[40] * BLOCK, 100) is not None)
+        for block in JOB:
+            await it.read(number, block * BLOCK, 100)
+        beyond_the_head = set(range(len(HEAD), 2 * len(HEAD) + 32))
+        assert asked_blocks(origin) - beyond_the_head == set(JOB) - beyond_the_head
+        await settle(it)
+        assert it.counters.traces_offered == 0, "nothing new was learned"
+    assert TraceStore(two / "state").load(KEY) is not None
+
+
+class Dav(FakeTransport):
+    """A web server that takes files."""
+
+    def __init__(self, refuse=0):
+        super().__init__()
+        self.refuse = refuse
+        self.puts = []
+
+    async def put(self, url, content, total_s):
+        self.puts.append(url)
+        path = url.removeprefix("http://traces")
+        if not self.refuse:
+            self.files[path] = File(content)
+        return AnswerHead(self.refuse or 201, {}, "http://traces")
+
+
+async def test_a_second_node_learns_by_http_and_adds_to_it(tmp_path):
+    one, two, three = (tmp_path / name for name in ("one", "two", "three"))
+    for directory in (one, two, three):
+        directory.mkdir()
+    server = Dav()
+    share = UrlShare("http://traces/site?signature=secret", server, server)
+    assert "secret" not in share.name
+    assert (await learn(one, shares=[share])).traces_offered == 1
+    assert server.puts == [f"http://traces/site/{KEY}{SUFFIX}?signature=secret"]
+    server.files = {f"/site/{KEY}{SUFFIX}": File(next(iter(server.files.values())).data)}
+    counters = await learn(two, OTHER, shares=[share])
+    assert (counters.traces_learned, counters.traces_offered) == (1, 1)
+    counters = await learn(three, shares=[UrlShare("http://traces/site", server)])
+    assert counters.traces_learned == 1
+
+
+async def test_a_trace_beside_the_image_is_followed(tmp_path):
+    trace = Trace(KEY, len(DATA), BLOCK, (TracePath(tuple(JOB), tuple(range(len(JOB)))),))
+    origin = origin_of_job()
+    origin.files[f"/a.sif{SUFFIX}"] = File(encode(trace))
+
+    def beside(image):
+        return BesideImage(image.location.url, origin)
+
+    async with world(tmp_path, origin, starts={**QUICK, "beside": beside}) as it:
+        await start(it, JOB)
+        await settle(it)
+        assert it.counters.traces_learned == 1
+        await start(it, JOB[:10])
+        await settle(it)
+    assert sum(request.url.endswith(SUFFIX) for request in origin.requests) == 1, "asked for once"
+
+
+async def test_a_share_that_hangs_or_fails_keeps_nobody_waiting(tmp_path, monkeypatch):
+    monkeypatch.setattr(sharing, "_PATIENCE_S", 0.3)
+    hanging = Hanging()
+
+    class Broken:
+        name = "broken"
+
+        async def get(self, key):
+            raise SourceUnavailable("no such folder")
+
+        async def offer(self, trace):
+            raise SourceUnavailable("no such folder")
+
+    shares = [Broken(), UrlShare("http://traces/", hanging, hanging)]
+    async with world(tmp_path, origin_of_job(), starts={**QUICK, "shares": shares}) as it:
+        await start(it, JOB)
+        assert it.counters.trace_errors <= 1, "the start did not wait for the one that hangs"
+        await until(lambda: it.counters.trace_errors == 4)
+        assert it.counters.traces_recorded == 1
+        assert it.counters.unexpected_errors == 0
+
+
+class Hanging(FakeTransport):
+    """A server that takes connections and says nothing; patience ends in its transport."""
+
+    @asynccontextmanager
+    async def send(self, request):
+        await trio.sleep(request.total_s)
+        raise SourceTimeout("no answer in time")
+        yield
+
+    async def put(self, url, content, total_s):
+        raise AssertionError("what cannot be read is not written")
+
+
+TRACE = Trace(KEY, len(DATA), BLOCK, (TracePath((0, 5, 3, 9), (0, 1, 2, 3)),))
+ANOTHER = replace(TRACE, key="f" * 32)
+BIGGER = replace(TRACE, size_bytes=len(DATA) + 10**9, paths=(TracePath((COUNT + 7,), (0,)),))
+BAD_FILES = {
+    "empty": b"",
+    "garbage": random.Random(14).randbytes(5000),
+    "huge": bytes(2 << 20),
+    "cut off": encode(TRACE)[:-3],
+    "of another image": encode(ANOTHER),
+    "of a bigger image": encode(BIGGER),
+    "in other blocks": encode(replace(TRACE, block_size=2 * BLOCK)),
+}
+
+
+@pytest.mark.parametrize("what", BAD_FILES)
+@pytest.mark.parametrize("where", ["folder", "beside", "state"])
+async def test_a_bad_trace_is_refused_and_counted(tmp_path, what, where):
+    origin, shared = origin_of_job(), tmp_path / "shared"
+    shared.mkdir()
+    starts = {
+        **QUICK,
+        "shares": [FolderShare(shared)],
+        "beside": lambda i: BesideImage(i.location.url, origin),
+    }
+    file = shared / f"{KEY}{SUFFIX}"
+    if where == "state":
+        (tmp_path / "state/traces-v1").mkdir(parents=True)
+        (tmp_path / "state").chmod(0o700)
+        file = tmp_path / f"state/traces-v1/{KEY}{SUFFIX}"
+    if where == "beside":
+        origin.files[f"/a.sif{SUFFIX}"] = File(BAD_FILES[what])
+    else:
+        file.write_bytes(BAD_FILES[what])
+    async with world(tmp_path, origin, starts=starts) as it:
+        await start(it, JOB)
+        await settle(it)
+        assert it.counters.traces_refused >= 1
+        assert it.counters.traces_recorded == 1
+        assert it.counters.unexpected_errors == 0
+    assert asked_blocks(origin) <= set(range(COUNT))
+    assert in_order(TraceStore(tmp_path / "state").load(KEY)) == JOB
+
+
+@pytest.mark.parametrize("status", [403, 409, 500, 507])
+async def test_a_server_that_takes_no_traces_is_counted(tmp_path, status):
+    server = Dav(refuse=status)
+    counters = await learn(tmp_path, shares=[UrlShare("http://traces/", server, server)])
+    assert (counters.traces_offered, counters.trace_errors, len(server.puts)) == (0, 1, 1)
+
+
+async def test_a_pipe_in_the_shared_folder_is_no_trap(tmp_path):
+    os.mkfifo(tmp_path / f"{KEY}{SUFFIX}")
+    with pytest.raises(FormatError), trio.fail_after(2):
+        await FolderShare(tmp_path).get(KEY)
+
+
+async def test_a_folder_that_is_not_there_says_what_to_do(tmp_path):
+    with pytest.raises(SourceUnavailable, match="must be there, and writable"):
+        await FolderShare(tmp_path / "gone").offer(TRACE)
