@@ -342,14 +342,17 @@ class Keeper:
 
     def upgrade(self) -> None:
         """Start the program that the order file names now, and when it is prepared let it take over."""
-        command = self.command
+        command, config = self.command, self.order["config"]
         try:
-            command = json.loads(Path(self.order["upgrade_file"]).read_text())["command"]
+            told = json.loads(Path(self.order["upgrade_file"]).read_text())
+            command, config = told["command"], told.get("config", config)
         except (OSError, ValueError, KeyError) as error:
             log.info("upgrading in place: %s", error)
+        before, self.order["config"] = self.order["config"], config
         try:
             following = self.start(command, self.restarts + 1)
         except OSError as error:
+            self.order["config"] = before
             log.error("the new daemon cannot be started (%s): the old one goes on", error)
             return
         deadline = time.monotonic() + READY_S
@@ -359,6 +362,7 @@ class Keeper:
         if not following.prepared:
             log.error("the new daemon does not start (%s): the old one goes on", following.error)
             following.end()
+            self.order["config"] = before
             return
         self.restarts += 1
         self.lost_s, last_words = time.monotonic(), self.child.last_words
