@@ -14,6 +14,7 @@ Nothing here touches the disk. Both functions may be called from any thread.
 from __future__ import annotations
 
 import struct
+import threading
 import zlib
 
 import zstandard
@@ -34,6 +35,7 @@ _CRC = struct.Struct("<I")
 HEADER_BYTES = _FIELDS.size + _CRC.size
 LARGEST_FRAME = HEADER_BYTES + LARGEST_BLOCK
 _PADDING = bytes(3)
+_MINE = threading.local()
 
 
 class DamagedFrame(Exception):
@@ -49,7 +51,7 @@ def encode(digest: Digest, data: Buffer) -> bytes:
     plain_bytes = len(data)
     if plain_bytes > LARGEST_BLOCK or len(digest) != DIGEST_BYTES:
         raise ValueError(f"not a block: {plain_bytes} bytes, digest of {len(digest)} bytes")
-    packed = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(data)
+    packed = _compressor().compress(data)
     codec, payload = (ZSTD, packed) if len(packed) <= plain_bytes - plain_bytes // 20 - 1 else (PLAIN, data)
     fields = _FIELDS.pack(MAGIC, codec, _PADDING, plain_bytes, len(payload), digest)
     return b"".join((fields, _CRC.pack(zlib.crc32(fields)), payload))
@@ -69,6 +71,14 @@ def decode(frame: bytes, digest: Digest) -> memoryview:
     if blake3(content).digest() != digest:
         raise DamagedFrame("content has another digest than its key")
     return content
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    """This thread's: making one costs as much as it takes to find that a block does not shrink (9 of 18 µs)."""
+    compressor: zstandard.ZstdCompressor | None = getattr(_MINE, "compressor", None)
+    if compressor is None:
+        compressor = _MINE.compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+    return compressor
 
 
 def _read_header(frame: bytes, digest: Digest) -> tuple[int, int]:

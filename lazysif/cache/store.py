@@ -199,8 +199,8 @@ class FrameStore:
         """
         self._write(lambda _: None)
 
-    def write_many(self, frames: Iterable[tuple[Digest, bytes, bool]]) -> int:
-        """Store (digest, frame, pinned) in one transaction: all or none; returns how many were new.
+    def write_many(self, frames: Iterable[tuple[Digest, bytes | Callable[[], bytes], bool]]) -> int:
+        """Store (digest, frame or what makes it, pinned) in one transaction: all or none; returns how many were new.
 
         Raises: StoreTrouble.
         """
@@ -500,14 +500,17 @@ class FrameStore:
         files = (self.frames / name for name in ("cache.db", "cache.db-wal"))
         self.used_bytes = size + sum(path.stat().st_size for path in files if path.exists())
 
-    def _insert(self, cache: diskcache.Cache, batch: list[tuple[Digest, bytes, bool]]) -> int:
+    def _insert(
+        self, cache: diskcache.Cache, batch: list[tuple[Digest, bytes | Callable[[], bytes], bool]]
+    ) -> int:
         written: list[str] = cache.disk.written
         written.clear()
         try:
             with cache.transact():
                 for digest, frame, pinned in batch:
                     if digest not in cache:
-                        cache.set(digest, frame, expire=_lifetime(pinned))
+                        made = frame() if callable(frame) else frame
+                        cache.set(digest, made, expire=_lifetime(pinned))
                     elif pinned:
                         cache.touch(digest, expire=_lifetime(pinned))
         except BaseException:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from lazysif.cache.block_table import TableJob, write_job
-from lazysif.cache.frame import encode
+from lazysif.cache.frame import HEADER_BYTES, encode
 from lazysif.cache.store import FrameStore
 from lazysif.core.eviction import plan_eviction
 from lazysif.model import Buffer, Digest
@@ -145,13 +146,14 @@ def write_batch(
         store.delete_many(doomed)
     if uses:
         store.touch_many(uses.items())
-    frames = [(block.digest, encode(block.digest, block.data), block.pinned) for block in batch]
+    # made one by one as they are written: all of a batch at once would be its size in fresh memory, page by page
+    frames = [(block.digest, partial(encode, block.digest, block.data), block.pinned) for block in batch]
     plan = plan_eviction(
         used_bytes=store.used_bytes,
         limit_bytes=limit_bytes,
         disk_free_bytes=store.free_bytes(),
         floor_bytes=floor_bytes,
-        incoming_bytes=sum(_stored_bytes(len(frame)) for _, frame, _ in frames),
+        incoming_bytes=sum(_stored_bytes(HEADER_BYTES + len(block.data)) for block in batch),
     )
     evicted = store.evict(plan.free_bytes)
     if frames and plan.write:

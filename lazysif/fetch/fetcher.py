@@ -331,6 +331,8 @@ class _Cutter:
             self._pieces.append(piece)
             self._lacking -= len(piece)
             if not self._lacking:
-                done.append((self._index, b"".join(self._pieces)))
+                # a chunk that is just the block need not be copied
+                whole = len(piece) == len(chunk) and len(self._pieces) == 1
+                done.append((self._index, chunk if whole else b"".join(self._pieces)))
                 self._next_block()
         return done

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 _MOST_WAITING = 1 << 20
 """Bytes of one transfer that its reader has not taken: then libcurl stops reading, and TCP the origin."""
 _RESUME_BELOW = _MOST_WAITING // 2
+_CHUNK_BYTES = 128 << 10
+"""What a reader is given at a time, as a block of the usual size: libcurl brings 16 KiB at a time, and each turn of
+the event loop costs more than to copy that."""
 _BUFFER_BYTES = 512 << 10
 _KEPT_CONNECTIONS = 128
 _KEEPALIVE_S = 60
@@ -113,7 +116,9 @@ class Transfer:
         self.refused_address = False
         self._engine = engine
         self._token = token
-        self._pieces: deque[bytes] = deque()
+        self._chunks: deque[bytes] = deque()
+        self._pieces: list[bytes] = []
+        self._pieces_bytes = 0
         self._received = 0
         self._taken = 0
         self._paused = False
@@ -137,17 +142,16 @@ class Transfer:
         await self._until(lambda: self._head_done, stall_s)
 
     async def take(self, stall_s: float) -> bytes | None:
-        """All that has come of the body, at least a byte; None at its end.
+        """The next piece of the body, at least a byte; None at its end.
 
         Raises:
             CurlFailure: it broke off.
             trio.TooSlowError: nothing came for `stall_s`.
         """
-        await self._until(lambda: bool(self._pieces), stall_s)
-        if not self._pieces:
+        await self._until(lambda: bool(self._chunks), stall_s)
+        if not self._chunks:
             return None
-        pieces = [self._pieces.popleft() for _ in range(len(self._pieces))]
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        data = self._chunks.popleft()
         self._taken += len(data)
         if self._paused and self._waiting < _RESUME_BELOW:
             self._engine.call(self._resume)
@@ -181,7 +185,7 @@ class Transfer:
         if self._left:
             return
         self._left = True
-        self._pieces.clear()
+        self._chunks.clear()
         if self._over:
             return
         self._engine.call(lambda: self._engine.drop(self))
@@ -266,8 +270,20 @@ class Transfer:
             self._paused = False
         self._received += len(data)
         self._pieces.append(data)
-        self._notify()
+        self._pieces_bytes += len(data)
+        while self._pieces_bytes >= _CHUNK_BYTES:
+            self._hand_over(_CHUNK_BYTES)
         return None
+
+    def _hand_over(self, size_bytes: int) -> None:
+        """Make one chunk of the first bytes that have come; the last piece may be cut."""
+        over = self._pieces_bytes - size_bytes
+        last = self._pieces[-1]
+        self._pieces[-1] = last[: len(last) - over] if over else last
+        self._chunks.append(b"".join(self._pieces))
+        self._pieces = [last[len(last) - over :]] if over else []
+        self._pieces_bytes = over
+        self._notify()
 
     def _resume(self) -> None:
         if self._paused and not self._over and self._handle is not None:
@@ -280,6 +296,8 @@ class Transfer:
         if self._handle is not None:
             self._handle.close()
             self._handle = None
+        if self._pieces and not self._left:
+            self._hand_over(self._pieces_bytes)
         self._failure = failure
         self._over = True
         self._notify()
