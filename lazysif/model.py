@@ -60,10 +60,16 @@ class Validator:
 
 @dataclass(frozen=True, slots=True)
 class VersionParameter:
-    """How an object store names versions: answers say one in `header`, `?parameter=` asks for it again."""
+    """How an object store names versions: answers say one in `header`, `?parameter=` asks for it again.
+
+    Args:
+        etag_tells: False where the ETag changes with the metadata, too: it then serves to ask whether anything
+            has changed, and the header says whether an answer is of the version.
+    """
 
     header: str
     parameter: str
+    etag_tells: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +121,14 @@ class Image:
     @property
     def condition(self) -> Validator:
         """The validator that requests for its bytes carry, and that their answers must repeat."""
+        version = self.location.version
+        if version is not None and not version.etag_tells and self.validator.kind is ValidatorKind.GENERATION:
+            return self.validator
+        return self.freshness
+
+    @property
+    def freshness(self) -> Validator:
+        """The validator that a question carries whether the name still stands for this version."""
         return self.guard if self.guard is not None else self.validator
 
     @property

@@ -163,17 +163,20 @@ def _check_partial(head: AnswerHead, asked: ByteRange, total: int | None) -> int
     return got_total
 
 
-def _check_version(head: AnswerHead, validator: Validator) -> None:
+def _check_version(head: AnswerHead, image: Image) -> None:
     """A 206 or 200 may name another version although it was asked for this one: some origins ignore If-Match.
 
     An answer that names no version at all is believed only if the condition was surely looked at, which nothing
     tells; so it must repeat the validator.
     """
+    validator, version = image.condition, image.location.version
     match validator.kind:
         case ValidatorKind.ETAG:
             now = head.headers.get("etag", "").strip()
         case ValidatorKind.LAST_MODIFIED:
             now = head.headers.get("last-modified", "").strip()
+        case ValidatorKind.GENERATION if version is not None:
+            now = head.headers.get(version.header, "").strip()
         case _:
             return
     if now != validator.value:
@@ -197,10 +200,10 @@ def check_range_answer(head: AnswerHead, asked: ByteRange, image: Image) -> None
     """
     if head.status == 206:
         _check_partial(head, asked, image.size_bytes)
-        _check_version(head, image.condition)
+        _check_version(head, image)
         return
     if head.status == 200:
-        _check_version(head, image.condition)
+        _check_version(head, image)
         raise SourceProtocolError("the origin answered a request for a range with the whole file (200)")
     _raise_changed_or_refused(head)
 
@@ -209,7 +212,7 @@ def check_whole_answer(head: AnswerHead, image: Image) -> None:
     """Raise unless this is the whole of this version (for origins without ranges); errors as for a range."""
     if head.status == 200:
         _check_coding(head)
-        _check_version(head, image.condition)
+        _check_version(head, image)
         if content_length(head.headers) != image.size_bytes:
             raise ImageChanged(f"the file at the origin no longer has {image.size_bytes} bytes")
         return

@@ -215,7 +215,7 @@ class Remote:
             self._counters.revalidations += 1
         request = Request(
             url=location.url,
-            headers=changed_headers(conditional.condition) if conditional is not None else {},
+            headers=changed_headers(conditional.freshness) if conditional is not None else {},
             byte_range=asked,
             stall_s=min(stall_s, self.policy.stall_s),
             total_s=max(total_s, 0.1),
