@@ -363,7 +363,7 @@ def with_overrides(config: Config, settings: Mapping[str, object]) -> Config:
     )
 
 
-def _shown(table: Table, key: str, value: object) -> str | int | float | tuple[str, ...]:
+def _shown(table: Table, key: str, value: object) -> str | int | float | tuple[object, ...]:
     if isinstance(value, Path | ShareOrSize):
         return str(value)
     if isinstance(table, CacheConfig) and isinstance(value, int):

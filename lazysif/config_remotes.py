@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from lazysif import config_routes as routes
 from lazysif import config_values as values
 from lazysif.image_uri import ImageUri
 
@@ -38,6 +39,9 @@ class RemoteConfig(Table, frozen=True, kw_only=True):
     listing: Literal["auto", "off"] = "auto"
     whole_file: Literal["spool", "refuse"] = "spool"
     ca_file: Path | None = None
+    proxies: routes.Groups = ()
+    proxy_username: str | None = None
+    proxy_password_file: Path | None = None
     owner: str = msgspec.field(default_factory=lambda: str(os.geteuid()))
     group: str = msgspec.field(default_factory=lambda: str(os.getegid()))
     mode: int = 0o555
@@ -88,6 +92,9 @@ class HttpRemote(RemoteConfig, frozen=True, kw_only=True):
     username: str | None = None
     password_file: Path | None = None
     token_file: Path | None = None
+    client_cert_file: Path | None = None
+    client_key_file: Path | None = None
+    mirrors: routes.Groups = ()
 
     def path_of(self, uri: ImageUri) -> str | None:
         """See `RemoteConfig.path_of`. A URI with a signature of its own gets no other's credentials."""
@@ -169,6 +176,12 @@ _COMMON_PARSERS: dict[str, Callable[[object], object]] = {
     "hosts": values.hosts,
     "prefix": values.prefix,
     "ca_file": values.readable_file,
+    "proxies": routes.proxies,
+    "proxy_username": values.username,
+    "proxy_password_file": values.secret_file,
+    "mirrors": routes.mirrors,
+    "client_cert_file": values.readable_file,
+    "client_key_file": values.secret_file,
     "username": values.username,
     "password_file": values.secret_file,
     "token_file": values.secret_file,
@@ -219,6 +232,7 @@ def contradictions(given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     """Keys of one remote's table that cannot stand together, with a text for people."""
     if given.get("kind") == "oras":
         yield from _oras_contradictions(given)
+    yield from routes.contradictions(given)
     user, password, token = (given.get(key) for key in ("username", "password_file", "token_file"))
     if token and (user or password):
         yield "token_file", "a token and a user name contradict each other: leave one of them out"

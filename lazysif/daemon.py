@@ -35,12 +35,13 @@ from lazysif.fetch.fetcher import Fetcher, FetchLimits
 from lazysif.fetch.flights import FlightTable
 from lazysif.fetch.locations import Locations
 from lazysif.fetch.remote import Remote, RemotePolicy
+from lazysif.fetch.routes import Routes
 from lazysif.fuse import session
 from lazysif.fuse.operations import Operations
 from lazysif.image.starts import Starts
 from lazysif.image_names import ImageNames
 from lazysif.model import Image, Transport
-from lazysif.remotes import make_transport, source_of
+from lazysif.remotes import make_transport, routes_of, source_of
 from lazysif.telemetry import Counters
 from lazysif.traces.configured import shares_of
 from lazysif.traces.sharing import BesideImage
@@ -118,6 +119,7 @@ class Daemon:
         self._cache: BlockCache | None = None
         self._tree: Tree | None = None
         self._contacts: dict[str, Contact] = {}
+        self._routes: dict[str, Routes] = {}
         self._transports: dict[str, Transport] = {}
 
     async def main(self, connection: session.KeptConnection) -> None:
@@ -250,7 +252,11 @@ class Daemon:
         contact = Contact(remote.name)
         source = source_of(remote)
         # probes and listings have no lane: they must not wait behind the flow of data
-        transport = WatchedTransport(make_transport(remote, source, limits.connections + 8), contact)
+        connections = limits.connections + 8
+        routes = routes_of(remote, source, connections, self._counters)
+        if routes is not None:
+            self._routes[remote.name] = routes
+        transport = WatchedTransport(make_transport(remote, source, connections, routes), contact)
         self._transports[remote.name] = transport
         registry = source.make_registry(transport)
         nursery.start_soon(transport.watch, remote.stall_timeout, name=f"watch of {remote.name}")
@@ -264,6 +270,7 @@ class Daemon:
                 read_budget_s=limits.read_timeout,
                 stall_s=remote.stall_timeout,
                 whole_file_budget_s=remote.whole_file_timeout,
+                stripe_bytes=routes.stripe_bytes if routes is not None else 0,
             ),
             self._counters,
             Locations(registry, self._counters),
@@ -275,7 +282,8 @@ class Daemon:
             spool_whole=remote.whole_file == "spool",
             listing=remote.listing == "auto",
             origin=origin_of(source.base_url) if source.base_url else remote.kind,
-            probe_bytes=self._config.cache.block_size,
+            # a mirror's bytes are not taken from the origin: that one is only asked for the version
+            probe_bytes=1 if routes is not None and routes.has_mirrors else self._config.cache.block_size,
             lookup_budget_s=limits.lookup_timeout,
             stall_s=remote.stall_timeout,
             uid=remote.uid,
@@ -316,6 +324,7 @@ class Daemon:
                     "name": name,
                     "offline_since": iso_time(contact.offline_since),
                     "last_error": contact.last_error,
+                    "ways": self._routes[name].status() if name in self._routes else [],
                 }
                 for name, contact in self._contacts.items()
             ],

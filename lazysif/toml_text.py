@@ -64,7 +64,7 @@ def quoted(text: str) -> str:
     return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
 
 
-def rendered(value: str | int | float | bool | Sequence[str]) -> str:
+def rendered(value: str | int | float | bool | Sequence[object]) -> str:
     """A value as TOML writes it."""
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -72,4 +72,4 @@ def rendered(value: str | int | float | bool | Sequence[str]) -> str:
         return quoted(value)
     if isinstance(value, int | float):
         return repr(value)
-    return "[" + ", ".join(quoted(item) for item in value) + "]"
+    return "[" + ", ".join(rendered(item) for item in value) + "]"  # type: ignore[arg-type]

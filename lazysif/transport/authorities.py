@@ -10,15 +10,26 @@ from pathlib import Path
 _HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
 
 
-def tls_context(ca_file: str | None) -> ssl.SSLContext:
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """PEM files by which a server knows this node."""
+
+    certificate: str
+    key: str
+
+
+def tls_context(ca_file: str | None, client: ClientCertificate | None = None) -> ssl.SSLContext:
     """The system's authorities (SSL_CERT_FILE counts), and a site's own beside them.
 
     Raises:
-        OSError: `ca_file` cannot be read, or holds no certificate (ssl.SSLError).
+        OSError: `ca_file` or the client's files cannot be read, or hold no certificate (ssl.SSLError).
     """
     context = ssl.create_default_context()
     if ca_file is not None:
         context.load_verify_locations(cafile=ca_file)
+    if client is not None:
+        # a passphrase would be asked for at a terminal that is not there
+        context.load_cert_chain(client.certificate, client.key, password="")
     return context
 
 

@@ -35,11 +35,11 @@ H = TypeVar("H", bound=Hop)
 class Redirects:
     """Those of one remote.
 
-    Args: base_url, hosts: see `InwardGuard`.
+    Args: base_url, hosts, proxied: see `InwardGuard`.
     """
 
-    def __init__(self, base_url: str, hosts: Sequence[str] | None = None) -> None:
-        self.guard = InwardGuard(base_url, hosts)
+    def __init__(self, base_url: str, hosts: Sequence[str] | None = None, *, proxied: bool = False) -> None:
+        self.guard = InwardGuard(base_url, hosts, proxied=proxied)
         self._targets = Targets()
 
     async def follow(self, request: Request, send_once: Callable[[str, Request], Awaitable[H]]) -> H:

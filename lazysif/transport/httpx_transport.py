@@ -20,12 +20,13 @@ import trio
 
 from lazysif import __version__
 from lazysif.core.content_range import range_header
-from lazysif.core.names import origin_of
+from lazysif.core.names import origin_of, same_origin
 from lazysif.errors import LazysifError, SourceProtocolError, SourceTimeout, SourceUnavailable
 from lazysif.model import AnswerHead, Request
-from lazysif.transport.authorities import tls_context
+from lazysif.transport.authorities import ClientCertificate, tls_context
 from lazysif.transport.credentials import Keyring
 from lazysif.transport.follow import Redirects
+from lazysif.transport.proxy import Proxy
 
 _CONNECT_S = 10.0
 _KEEPALIVE_S = 60.0
@@ -42,6 +43,8 @@ class HttpxTransport:
         hosts: where not None, no others are asked.
         ca_file: PEM file of a private certificate authority, trusted beside the system's.
         connections: most connections at once.
+        proxy: on the way to every host.
+        client_certificate: shown to the host of `base_url` alone.
     """
 
     def __init__(
@@ -52,12 +55,26 @@ class HttpxTransport:
         hosts: Sequence[str] | None = None,
         ca_file: str | None = None,
         connections: int = 16,
+        proxy: Proxy | None = None,
+        client_certificate: ClientCertificate | None = None,
     ) -> None:
+        self._base_url = base_url
         self._keyring = keyring
-        self._redirects = Redirects(base_url, hosts)
+        self._redirects = Redirects(base_url, hosts, proxied=proxy is not None)
         self._slots = trio.CapacityLimiter(connections)
-        self._client = httpx.AsyncClient(
-            verify=tls_context(ca_file),
+        self._peer = "proxy" if proxy is not None else "origin"
+        self._client = self._new_client(tls_context(ca_file), connections, proxy)
+        self._known_client: httpx.AsyncClient | None = None
+        if client_certificate is not None:
+            self._known_client = self._new_client(
+                tls_context(ca_file, client_certificate), connections, proxy
+            )
+
+    @staticmethod
+    def _new_client(trust: ssl.SSLContext, connections: int, proxy: Proxy | None) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            verify=trust,
+            proxy=_for_httpx(proxy, trust),
             # trust_env would send ~/.netrc credentials and follow proxies of whoever started the daemon
             trust_env=False,
             # a cookie is a credential too, and would go to other ports of its host
@@ -84,7 +101,7 @@ class HttpxTransport:
                     "no answer from the origin in time", origin=origin_of(request.url)
                 ) from error
             except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-                raise _translate(error, request.url) from error
+                raise _translate(error, request.url, self._peer) from error
             answer.deadline = deadline
             try:
                 yield answer
@@ -102,10 +119,15 @@ class HttpxTransport:
             headers=[
                 (name.encode(_HEADER_TEXT), value.encode(_HEADER_TEXT)) for name, value in headers.items()
             ],
-            timeout=httpx.Timeout(request.stall_s, connect=min(_CONNECT_S, request.stall_s), pool=None),
+            timeout=httpx.Timeout(
+                request.stall_s, connect=min(request.connect_s, request.stall_s), pool=None
+            ),
         )
         auth = self._keyring.for_url(url) if self._keyring is not None else None
-        return HttpxAnswer(await self._client.send(built, stream=True, auth=auth, follow_redirects=False))
+        client = self._client
+        if self._known_client is not None and same_origin(url, self._base_url):
+            client = self._known_client
+        return HttpxAnswer(await client.send(built, stream=True, auth=auth, follow_redirects=False))
 
     async def send_for_credentials(self, request: httpx.Request) -> httpx.Response:
         """A request that credentials make of a host of their own (for a token), with its body.
@@ -140,6 +162,8 @@ class HttpxTransport:
 
     async def aclose(self) -> None:
         await self._client.aclose()
+        if self._known_client is not None:
+            await self._known_client.aclose()
 
 
 class HttpxAnswer:
@@ -188,8 +212,21 @@ class HttpxAnswer:
         await self._response.aclose()
 
 
-def _translate(error: Exception, url: str) -> LazysifError:
-    """An httpx error as ours: what a second try cannot help is a protocol error."""
+def _for_httpx(proxy: Proxy | None, trust: ssl.SSLContext) -> httpx.Proxy | None:
+    if proxy is None:
+        return None
+    return httpx.Proxy(
+        proxy.url,
+        auth=(proxy.username, proxy.password) if proxy.username is not None else None,
+        ssl_context=trust if proxy.url.startswith("https://") else None,
+    )
+
+
+def _translate(error: Exception, url: str, peer: str = "origin") -> LazysifError:
+    """An httpx error as ours: what a second try cannot help is a protocol error.
+
+    Args: peer: whom connections are made to.
+    """
     origin = origin_of(url)
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -200,14 +237,17 @@ def _translate(error: Exception, url: str) -> LazysifError:
             )
         if isinstance(cause, socket.gaierror):
             return SourceUnavailable(
-                f"the origin's host name has no address: {cause.strerror}", origin=origin
+                f"the {peer}'s host name has no address: {cause.strerror}", origin=origin
             )
     match error:
         case httpx.TimeoutException():
-            what = "no connection" if isinstance(error, httpx.ConnectTimeout) else "no data"
-            return SourceTimeout(f"{what} from the origin in time", origin=origin)
+            if isinstance(error, httpx.ConnectTimeout):
+                return SourceTimeout(f"no connection from the {peer} in time", origin=origin)
+            return SourceTimeout("no data from the origin in time", origin=origin)
         case httpx.ConnectError():
-            return SourceUnavailable(f"no connection to the origin: {error}", origin=origin)
+            return SourceUnavailable(f"no connection to the {peer}: {error}", origin=origin)
+        case httpx.ProxyError():
+            return SourceUnavailable(f"the proxy does not connect to the origin: {error}", origin=origin)
         case httpx.InvalidURL() | httpx.UnsupportedProtocol() | UnicodeError():
             return SourceProtocolError("the origin's address cannot be used", origin=origin)
         case httpx.LocalProtocolError():

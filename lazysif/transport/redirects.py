@@ -87,11 +87,14 @@ class InwardGuard:
         base_url: the configured address; its own host may be asked whatever it is, and if it is inward (a test,
             a tunnel) others may be, too. "" where there is none.
         hosts: where not None, no others are asked (`core.names.is_named_host`).
+        proxied: a proxy connects and this node does not: what a name means here is of no matter, and may not
+            even be known.
     """
 
-    def __init__(self, base_url: str, hosts: Sequence[str] | None = None) -> None:
+    def __init__(self, base_url: str, hosts: Sequence[str] | None = None, *, proxied: bool = False) -> None:
         self._base_url = base_url
         self._hosts = hosts
+        self._proxied = proxied
         self._base_host = urlsplit(base_url).hostname or ""
         self._known: dict[str, tuple[float, bool]] = {}
 
@@ -123,13 +126,15 @@ class InwardGuard:
         """Whether a transport that can should look at the address itself once it is connected: what a name
         means may change between the check and the connection. Ask after `check`."""
         host = urlsplit(url).hostname or ""
-        if same_origin(url, self._base_url) or host == self._base_host:
+        if self._proxied or same_origin(url, self._base_url) or host == self._base_host:
             return False
         return not (self._base_host and await self._is_inward(self._base_host))
 
     async def _is_inward(self, host: str) -> bool:
         if is_inward(host):
             return True
+        if self._proxied:
+            return False
         now = trio.current_time()
         until, verdict = self._known.get(host, (0.0, False))
         if until < now:

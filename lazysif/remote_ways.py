@@ -1,0 +1,48 @@
+"""The ways to a remote's bytes, as its mirrors and proxies are configured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lazysif.config_remotes import RemoteConfig
+from lazysif.config_routes import DIRECT, OWN, Groups
+from lazysif.config_values import read_secret
+from lazysif.core.names import origin_of
+from lazysif.fetch.routes import Routes, Way
+from lazysif.model import Transport
+from lazysif.telemetry import Counters
+from lazysif.transport.proxy import Proxy
+
+MakeTransport = Callable[[str | None, Proxy | None], Transport]
+"""A transport to a mirror's base URL (None: the remote's own), through a proxy (None: direct)."""
+
+
+def has_ways(remote: RemoteConfig) -> bool:
+    """Whether anything but the straight way is configured."""
+    return bool(remote.proxies or getattr(remote, "mirrors", ()))
+
+
+def make_routes(remote: RemoteConfig, base_url: str, make: MakeTransport, counters: Counters) -> Routes:
+    """Each mirror by each proxy. Mirrors come before proxies: the second mirror is asked after all proxies failed.
+
+    Raises: ConfigError: the file of the proxies' password cannot be used (any more).
+    """
+    mirrors: Groups = getattr(remote, "mirrors", ())
+    if not any(OWN in group for group in mirrors):
+        mirrors = (*mirrors, (OWN,))
+    proxies = remote.proxies or ((DIRECT,),)
+    password = read_secret(remote.proxy_password_file) if remote.proxy_password_file else ""
+
+    def way(mirror: str, by: str) -> Way:
+        proxy = None if by == DIRECT else Proxy(by, remote.proxy_username, password)
+        base = None if mirror == OWN else mirror
+        target = [origin_of(base or base_url)] if len(mirrors) > 1 or len(mirrors[0]) > 1 else []
+        name = " by ".join([*target, *([by] if remote.proxies else [])])
+        return Way(name, make(base, proxy), base, proxy is not None)
+
+    groups = [
+        [way(mirror, by) for mirror in equal_mirrors for by in equal_proxies]
+        for equal_mirrors in mirrors
+        for equal_proxies in proxies
+    ]
+    return Routes(base_url, groups, counters)
