@@ -192,6 +192,7 @@ _COMMON_PARSERS: dict[str, Callable[[object], object]] = {
 _KIND_PARSERS: dict[type[RemoteConfig], dict[str, Callable[[object], object]]] = {
     OrasRemote: {
         "url": values.oras_url,
+        "hosts": values.optional_hosts,
         "auth_file": values.secret_file,
         "credential_helper": values.program,
     },

@@ -281,7 +281,9 @@ def hosts(value: object) -> tuple[str, ...]:
 
 
 def oras_url(value: object) -> str:
-    """`oras://host[:port][/path]`: where in which registry all names of a remote begin."""
+    """`oras://host[:port][/path]`: where in which registry all names of a remote begin; "" stands for none."""
+    if value == "":
+        return ""
     match = _ORAS_URL.fullmatch(_text(value).rstrip("/"))
     if match is None:
         raise ValueError('not the address of a registry: write "oras://registry.example.org/project"')
@@ -304,6 +306,11 @@ def program(value: object) -> str:
     if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
         raise ValueError(f"{found} can be written by others than root and the user that runs this")
     return text
+
+
+def optional_hosts(value: object) -> tuple[str, ...]:
+    """As `hosts`; an empty list stands for none."""
+    return () if value in ([], ()) else hosts(value)
 
 
 def prefix(value: object) -> str:
