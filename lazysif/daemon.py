@@ -38,6 +38,7 @@ from lazysif.fetch.remote import Remote, RemotePolicy
 from lazysif.fetch.routes import Routes
 from lazysif.fuse import session
 from lazysif.fuse.operations import Operations
+from lazysif.image.open_image import OpenImage
 from lazysif.image.starts import Starts
 from lazysif.image_names import ImageNames
 from lazysif.model import Image, Transport
@@ -50,6 +51,7 @@ from lazysif.tree.fixed_names import FixedNames
 from lazysif.tree.open_images import OpenImages
 from lazysif.tree.state import StateStore
 from lazysif.tree.tree import Tree
+from lazysif.tree.warming import Warming
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +160,9 @@ class Daemon:
             self._contacts = {name: remote.contact for name, remote in remotes.items()}
             nursery.start_soon(Watchdog(tree.in_hand).run, name="watchdog")
             fsck = OnlineFsck(cache, nursery, self._counters)
-            await self._serve(operations, nursery, connection, fsck)
+            warming = self._warming(nursery, tree, images, cache, starts)
+            nursery.start_soon(warming.go_on, name="warming")
+            await self._serve(operations, nursery, connection, fsck, warming)
             if starts is not None:
                 await starts.aclose()
             await cache.aclose()
@@ -170,12 +174,16 @@ class Daemon:
         nursery: trio.Nursery,
         connection: session.KeptConnection,
         fsck: OnlineFsck,
+        warming: Warming,
     ) -> None:
         control = ControlServer(
             socket_path(self._mountpoint),
             self.status,
-            views={"/fsck": fsck.document},
-            verbs={"/fsck": lambda query: fsck.begin(dry_run=query.get("dry_run") == "1")},
+            views={"/fsck": fsck.document, "/warm": warming.document},
+            verbs={
+                "/fsck": lambda query: fsck.begin(dry_run=query.get("dry_run") == "1"),
+                "/warm": warming.command,
+            },
         )
         connection.attach(operations)
         control.start()
@@ -235,6 +243,23 @@ class Daemon:
             self._counters,
             shares=shares_of(config.traces),
             beside=beside_image,
+        )
+
+    def _warming(
+        self, nursery: trio.Nursery, tree: Tree, images: OpenImages, cache: BlockCache, starts: Starts | None
+    ) -> Warming:
+        async def traced(opened: OpenImage) -> list[int]:
+            return await starts.touched(opened) if starts is not None else []
+
+        return Warming(
+            nursery,
+            self._image_names.target,
+            tree.find_image,
+            traced,
+            images,
+            cache,
+            self._counters,
+            self._config.state.dir / "warm-v1.json",
         )
 
     def _cache_settings(self) -> CacheSettings:

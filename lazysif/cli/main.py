@@ -16,6 +16,7 @@ from lazysif.cli.reload import reload_command
 from lazysif.cli.status import status_command
 from lazysif.cli.umount import umount_command
 from lazysif.cli.upgrade import upgrade_command
+from lazysif.cli.warm import warm_command
 from lazysif.errors import ConfigError, LazysifError, LocalDirectoryError, MountError
 
 EXIT_CODES: dict[type[LazysifError], int] = {ConfigError: 2, MountError: 3, LocalDirectoryError: 4}
@@ -37,6 +38,7 @@ cli.add_command(umount_command)
 cli.add_command(upgrade_command)
 cli.add_command(reload_command)
 cli.add_command(status_command)
+cli.add_command(warm_command)
 cli.add_command(fsck_command)
 cli.add_command(doctor_command)
 cli.add_command(bugreport_command)

@@ -150,6 +150,20 @@ class Starts:
         for share in (*self._shares, *([beside] if beside is not None else [])):
             self._nursery.start_soon(self._guarded, self._learn, opened, key, share, name="trace of a share")
 
+    async def touched(self, opened: OpenImage) -> list[int]:
+        """The blocks that known starts of an image touch, this node's and those of the shares, path by path.
+
+        Raises: LazysifError: the image cannot be read.
+        """
+        head = bytes(await opened.read(0, HEAD_BYTES))
+        key = trace_key(opened.image.size_bytes, head)
+        beside = self._beside(opened.image)
+        if not (await self._known(opened, key)).paths:
+            for share in (*self._shares, *([beside] if beside is not None else [])):
+                await self._guarded(self._learn, opened, key, share)
+        known = await self._known(opened, key)
+        return list(dict.fromkeys(block for path in known.paths for block in path.blocks))
+
     async def _may_ask(self, key: str) -> bool:
         """Whether it is time to ask the shares for this image; notes that it is done."""
         now_s = trio.current_time()

@@ -17,7 +17,7 @@ from lazysif.config_values import directory_mode
 from lazysif.core.asked import Asked, GivenUp, left_s
 from lazysif.core.identity import ROOT_INODE, inode_number
 from lazysif.core.inodes import LookupCounts
-from lazysif.core.names import decode_name
+from lazysif.core.names import decode_name, is_name
 from lazysif.errors import (
     DeadlineExceeded,
     ImageChanged,
@@ -131,6 +131,23 @@ class Tree:
         if meaning.image is None:
             raise NoSuchEntry("the configuration gives this name to something that is no image")
         return self._attributes(meaning, remote, path)
+
+    async def find_image(self, remote: str, path: str) -> Image:
+        """The present version of a path below a remote, for who does not come through the kernel.
+
+        Raises:
+            NoSuchEntry, AccessDenied, SourceError, DeadlineExceeded.
+        """
+        if remote not in self._remotes or not all(is_name(name) for name in path.split("/")):
+            raise NoSuchEntry("a name that no image can have")
+        try:
+            with trio.fail_after(self._lookup_timeout_s):
+                meaning = await self._names.resolve(self._remotes[remote], path)
+        except trio.TooSlowError:
+            raise DeadlineExceeded(f"no answer within {self._lookup_timeout_s:g} s") from None
+        if meaning.image is None:
+            raise NoSuchEntry("a directory, and no image")
+        return meaning.image
 
     def _visible_remotes(self) -> list[str]:
         return [name for name in self._remotes if not name.startswith("@")]
