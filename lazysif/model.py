@@ -86,6 +86,7 @@ class Location:
         expires_at_s: seconds since 1970 when the URL stops to be valid; None: not known.
         content_addressed: the URL holds the digest, so its answers need no validator of their own.
         version: where the store keeps old versions: the one that the first answer names is asked for from then on.
+        once: each GET is counted there, and ranges are not answered: it is asked for whole, by a single GET.
     """
 
     url: str
@@ -95,6 +96,7 @@ class Location:
     expires_at_s: float | None = None
     content_addressed: bool = False
     version: VersionParameter | None = None
+    once: bool = False
 
     def __repr__(self) -> str:
         return f"Location(origin={self.origin!r}, validator={self.validator!r})"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,11 +32,12 @@ from lazysif.errors import (
     SourceProtocolError,
     SourceUnavailable,
 )
+from lazysif.fetch.begun import Begun
 from lazysif.fetch.contact import Contact
 from lazysif.fetch.flights import Flight, FlightTable
 from lazysif.fetch.lanes import Lanes, Ticket
 from lazysif.fetch.locations import Locations
-from lazysif.model import Buffer, Image, Location, Request, Transport, Validator, ValidatorKind
+from lazysif.model import Answer, Buffer, Image, Location, Request, Transport, Validator, ValidatorKind
 from lazysif.telemetry import Counters
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,7 @@ class Fetcher:
     ) -> None:
         self.contact = contact or Contact()
         self.locations = locations
+        self.begun = Begun(nursery, transport)
         self._nursery = nursery
         self._transport = transport
         self._flights = flights
@@ -116,6 +118,10 @@ class Fetcher:
         self._lanes = Lanes(limits.connections, limits.background_connections)
         self._downloads = f"download {random.getrandbits(64):016x}"
         self._unrepeatable: set[str] = set()
+
+    @property
+    def whole_file_budget_s(self) -> float:
+        return self._limits.whole_file_budget_s
 
     def new_download(self) -> Validator:
         """What stands for the version of one whole download, where the origin gives no validator."""
@@ -212,6 +218,8 @@ class Fetcher:
                 await trio.sleep(delay_s)
 
     def _attempts_of(self, extent: Extent) -> int:
+        if extent.image.location.once:
+            return 2
         if extent.ticket.demand:
             return self._limits.max_attempts
         return 1 if self.contact.offline else 3
@@ -244,7 +252,7 @@ class Fetcher:
             image=image,
         )
         self._counters.fetch_requests += 1
-        async with self._transport.send(request) as answer:
+        async with self._answer(request, image) as answer:
             if asked is not None:
                 check_range_answer(answer.head, asked, image)
             else:
@@ -254,12 +262,23 @@ class Fetcher:
                     extent, blocks, chunks, length_known=content_length(answer.head.headers) is not None
                 )
 
+    @asynccontextmanager
+    async def _answer(self, request: Request, image: Image) -> AsyncIterator[Answer]:
+        """The answer that a look-up has begun and kept, else one to a new request."""
+        async with self.begun.take(image.id) as answer:
+            if answer is not None:
+                yield answer
+                return
+        async with self._transport.send(request) as answer:
+            yield answer
+
     def _refuse_second_download(self, image: Image) -> None:
         """Without a validator nothing tells whether a second download is of the same version.
 
-        One that a predecessor of this process began is a first one, too.
+        One that a predecessor of this process began is a first one, too. Where the registry knows the digest of
+        the whole, that tells: it is asked for again before a second download, and checked when all is there.
         """
-        if image.condition.kind is not ValidatorKind.NONE:
+        if image.condition.kind is not ValidatorKind.NONE or image.validator.kind is ValidatorKind.DIGEST:
             return
         if image.id in self._unrepeatable or not image.condition.value.startswith(self._downloads):
             raise ImageChanged("the origin gives no validator, so its file cannot be downloaded in two goes")

@@ -199,7 +199,8 @@ class Remote:
             same = pinned(location, known.validator)
             found: Found = FoundImage(replace(known, location=same), b"", unchanged=True)
         else:
-            found = await self._probe(path, location, known, total_s, stall_s)
+            ask = self._begin if location.once else self._probe
+            found = await ask(path, location, known, total_s, stall_s)
         if isinstance(found, FoundImage):
             self.fetcher.locations.learned(found.image)
         return found
@@ -246,6 +247,40 @@ class Remote:
             error.about(origin=location.origin)
             raise
 
+    async def _begin(
+        self, path: str, location: Location, known: Image | None, total_s: float, stall_s: float
+    ) -> Found:
+        """A probe that is the whole download, too, and waits to be gone on with (`fetch.begun`)."""
+        self._refuse_whole()
+        self._counters.probe_requests += 1
+        request = Request(
+            location.url,
+            stall_s=self.policy.stall_s,
+            total_s=self.fetcher.whole_file_budget_s,
+        )
+        try:
+            with trio.fail_after(max(total_s, 0.1)):
+                async with self.fetcher.begun.begin(request) as begun:
+                    verdict = judge_probe(begun.head, ByteRange(0, 1), location.origin)
+                    if not isinstance(verdict, IsFile) or verdict.ranges:
+                        raise SourceProtocolError("the origin does not answer with the file")
+                    image = self._image(path, location, verdict, None)
+                    begun.keep_for = image.id
+        except trio.TooSlowError:
+            raise SourceTimeout("no answer from the origin in time", origin=location.origin) from None
+        except LazysifError as error:
+            error.origin = location.origin  # its own URL may hold a secret in the path
+            raise
+        return FoundImage(image, b"", unchanged=known is not None and known.id == image.id)
+
+    def _refuse_whole(self) -> None:
+        """Raises: SourceProtocolError: whole downloads are not wanted."""
+        if not self.policy.spool_whole:
+            raise SourceProtocolError(
+                "the origin cannot serve parts of the file",
+                hint='whole_file = "spool" in its remote allows to download it whole',
+            )
+
     async def _first_bytes(self, chunks: AsyncIterator[bytes], verdict: IsFile) -> bytes:
         if verdict.body is None:
             return b""
@@ -264,11 +299,7 @@ class Remote:
     def _image(self, path: str, location: Location, verdict: IsFile, generation: Validator | None) -> Image:
         guard = verdict.validator
         if not verdict.ranges:
-            if not self.policy.spool_whole:
-                raise SourceProtocolError(
-                    "the origin cannot serve parts of the file",
-                    hint='whole_file = "spool" in its remote allows to download it whole',
-                )
+            self._refuse_whole()
             if guard.kind is ValidatorKind.NONE:
                 guard = self.fetcher.new_download()
         if location.size_bytes not in (None, verdict.size_bytes):

@@ -16,7 +16,7 @@ import trio
 from lazysif.core.names import has_image_suffix
 from lazysif.errors import AccessDenied, LazysifError, NoSuchEntry, SourceError
 from lazysif.fetch.remote import FoundDirectory, FoundImage, Remote
-from lazysif.model import DirectoryEntry, EntryKind, Image, InodeNumber
+from lazysif.model import DirectoryEntry, EntryKind, Image, InodeNumber, ValidatorKind
 from lazysif.tree.state import StateStore
 
 log = logging.getLogger(__name__)
@@ -172,8 +172,11 @@ class Names:
         image = await trio.to_thread.run_sync(
             self._state.image_named, remote.name, path, limiter=self._threads
         )
-        # a whole download without a validator cannot be asked about; it is asked for anew
-        return image if image is not None and (image.ranges or image.condition.kind.value != "none") else None
+        # a whole download without a validator cannot be asked about; it is asked for anew, unless its registry can
+        # tell: each GET may be counted there
+        told = image is not None and ValidatorKind.NONE in (image.validator.kind, image.condition.kind)
+        vouched = image is not None and image.validator.kind is ValidatorKind.DIGEST
+        return image if image is not None and (image.ranges or not told or vouched) else None
 
     async def _forget(self, remote: Remote, path: str) -> None:
         """The origin has said no: when it is down later, that still holds."""
