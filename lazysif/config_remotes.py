@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -163,10 +163,99 @@ class OrasRemote(RemoteConfig, frozen=True, kw_only=True):
         return cls(name=name, kind="oras", hosts=(uri.rest.partition("/")[0],))
 
 
+class SwiftRemote(RemoteConfig, frozen=True, kw_only=True):
+    """kind = "swift": an account of OpenStack Swift; `url` may name a container and what its names begin with."""
+
+    kind: Literal["swift"]
+    storage_url: str = ""
+    auth_url: str = ""
+    auth_version: Literal["3", "1"] = "3"
+    username: str | None = None
+    password_file: Path | None = None
+    user_domain: str = ""
+    user_domain_id: str = ""
+    project: str = ""
+    project_id: str = ""
+    project_domain: str = ""
+    project_domain_id: str = ""
+    application_credential_id: str = ""
+    application_credential_secret_file: Path | None = None
+    token_file: Path | None = None
+    region: str = ""
+    interface: Literal["public", "internal", "admin"] = "public"
+
+    @property
+    def container_and_prefix(self) -> tuple[str, str]:
+        """Of `url`, "" where it says none."""
+        container, _, prefix = self.url.removeprefix("swift://").strip("/").partition("/")
+        return container, prefix
+
+    def path_of(self, uri: ImageUri) -> str | None:
+        """See `RemoteConfig.path_of`."""
+        if uri.scheme != "swift" or uri.query:
+            return None
+        below = self.url.removeprefix("swift://").strip("/")
+        if not below:
+            return uri.rest
+        return uri.rest.removeprefix(f"{below}/") if uri.rest.startswith(f"{below}/") else None
+
+
+class ShubRemote(RemoteConfig, frozen=True, kw_only=True):
+    """kind = "shub": Singularity Hub's API, its own server's or another's."""
+
+    kind: Literal["shub"]
+    url: str = "https://singularity-hub.org"
+
+    def path_of(self, uri: ImageUri) -> str | None:
+        """See `RemoteConfig.path_of`."""
+        if uri.scheme != "shub" or uri.query:
+            return None
+        host, path = _shub_host_and_path(uri)
+        own = urlsplit(self.url).netloc
+        public = urlsplit(ShubRemote(kind="shub").url).netloc
+        return path if own == (host or public) else None
+
+    @classmethod
+    def for_uri(cls, uri: ImageUri, name: str) -> RemoteConfig | None:
+        """See `RemoteConfig.for_uri`."""
+        if uri.scheme != "shub":
+            return None
+        host, _ = _shub_host_and_path(uri)
+        return cls(name=name, kind="shub", url=f"https://{host}") if host else cls(name=name, kind="shub")
+
+
+def _shub_host_and_path(uri: ImageUri) -> tuple[str, str]:
+    """`shub://[host/]user/name[:tag]`, the host "" where it is left out."""
+    host, _, path = uri.rest.rpartition("/")[0].rpartition("/")
+    return host, uri.rest[len(host) + 1 :] if host else uri.rest
+
+
+class StaticRemote(RemoteConfig, frozen=True, kw_only=True):
+    """kind = "static": a static registry, pages on a web server that name files anywhere."""
+
+    kind: Literal["static"]
+    url: str
+
+
+class SregistryRemote(RemoteConfig, frozen=True, kw_only=True):
+    """kind = "sregistry": a Singularity Registry Server."""
+
+    kind: Literal["sregistry"]
+    url: str
+    # its views are limited to 50 requests a day and address, as it comes
+    revalidate: SpanOrNone = 3600.0
+    username: str | None = None
+    token_file: Path | None = None
+
+
 KINDS: dict[str, type[RemoteConfig]] = {
     "http": HttpRemote,
     "url": UrlRemote,
     "oras": OrasRemote,
+    "swift": SwiftRemote,
+    "shub": ShubRemote,
+    "static": StaticRemote,
+    "sregistry": SregistryRemote,
 }
 
 # Keys that are more than a number or one of a few words; all others are checked by their annotation. A kind's
@@ -195,6 +284,13 @@ _KIND_PARSERS: dict[type[RemoteConfig], dict[str, Callable[[object], object]]] =
         "hosts": values.optional_hosts,
         "auth_file": values.secret_file,
         "credential_helper": values.program,
+    },
+    SwiftRemote: {
+        "url": values.swift_url,
+        "storage_url": values.optional_url,
+        "auth_url": values.optional_url,
+        "username": values.line,
+        "application_credential_secret_file": values.secret_file,
     },
 }
 
@@ -229,11 +325,47 @@ def _oras_contradictions(given: Mapping[str, object]) -> Iterator[tuple[str, str
         yield ways[1], f"{ways[0]} says the credentials already: leave one of them out"
 
 
+def _swift_contradictions(given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    has = {key for key, value in given.items() if value}
+    identifier, secret = "application_credential_id", "application_credential_secret_file"
+    ways = [way for way in ("username", identifier, "token_file") if way in has]
+    if len(ways) > 1:
+        yield ways[1], f"{ways[0]} says the credentials already: leave one of them out"
+    for one, other in (("username", "password_file"), (identifier, secret)):
+        if one in has and other not in has:
+            yield one, f"this goes with {other}: name the file with its secret"
+        elif other in has and one not in has:
+            yield other, f"this goes with {one}: write whose secret it is"
+    if "auth_url" in has and not {"username", identifier} & has:
+        yield "auth_url", f"a login needs username and password_file, or {identifier}"
+    if {"username", identifier} & has and "auth_url" not in has:
+        yield min({"username", identifier} & has), "missing auth_url: where to log in"
+    if "token_file" in has and "storage_url" not in has:
+        yield "token_file", "a token alone does not say where the account is: write storage_url"
+    if given.get("auth_version") == "1":
+        if identifier in has:
+            yield identifier, 'auth_version = "1" knows no application credentials'
+    elif {"auth_url", "username"} <= has and not {"project", "project_id"} & has:
+        yield "username", "a login needs a project: write project or project_id"
+
+
+def _sregistry_contradictions(given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    if given.get("username") and not given.get("token_file"):
+        yield "username", "a user name needs a token: name its file in token_file"
+
+
+_OWN_CREDENTIALS = {"swift": _swift_contradictions, "sregistry": _sregistry_contradictions}
+"""Kinds whose user names, passwords and tokens go together in other ways than those of HTTP."""
+
+
 def contradictions(given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     """Keys of one remote's table that cannot stand together, with a text for people."""
     if given.get("kind") == "oras":
         yield from _oras_contradictions(given)
     yield from routes.contradictions(given)
+    if given.get("kind") in _OWN_CREDENTIALS:
+        yield from _OWN_CREDENTIALS[str(given["kind"])](given)
+        return
     user, password, token = (given.get(key) for key in ("username", "password_file", "token_file"))
     if token and (user or password):
         yield "token_file", "a token and a user name contradict each other: leave one of them out"

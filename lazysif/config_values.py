@@ -290,6 +290,27 @@ def oras_url(value: object) -> str:
     return f"oras://{match[1].lower()}{match[2]}"
 
 
+def swift_url(value: object) -> str:
+    """A container of Swift, and what its names begin with: "swift://container/prefix"; "" is the whole account."""
+    text = _text(value).rstrip("/")
+    try:
+        if text:
+            fixed_name(text.removeprefix("swift://"))
+    except ValueError:
+        text = "?"
+    if text and (not text.startswith("swift://") or "?" in text):
+        raise ValueError('not a container: write "swift://container" or "swift://container/prefix"')
+    return text
+
+
+def line(value: object) -> str:
+    """One line of text."""
+    text = _text(value)
+    if not text or not text.isprintable():
+        raise ValueError("neither empty nor with control characters, please")
+    return text
+
+
 def program(value: object) -> str:
     """A credential program: "ecr-login" is docker-credential-ecr-login on the daemon's PATH, "/..." is a file.
 

@@ -10,17 +10,32 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlsplit
 
-from lazysif.config_remotes import HttpRemote, OrasRemote, RemoteConfig, UrlRemote
+from lazysif.config_remotes import (
+    HttpRemote,
+    OrasRemote,
+    RemoteConfig,
+    ShubRemote,
+    SregistryRemote,
+    StaticRemote,
+    SwiftRemote,
+    UrlRemote,
+)
 from lazysif.config_values import read_secret
 from lazysif.core.names import is_named_host
 from lazysif.core.oci import api_host, architecture_of
 from lazysif.fetch.routes import Routes
+from lazysif.errors import ConfigError
 from lazysif.model import Registry, Transport
 from lazysif.registries.by_url import ByUrlRegistry
 from lazysif.registries.http import HttpRegistry
 from lazysif.registries.oras import OrasRegistry
 from lazysif.registries.prefixed import PrefixedRegistry
+from lazysif.registries.shub import ShubRegistry
+from lazysif.registries.sregistry import SregistryRegistry
+from lazysif.registries.static import StaticRegistry
+from lazysif.registries.swift import SwiftAccount, SwiftRegistry
 from lazysif.remote_ways import has_ways, make_routes
 from lazysif.telemetry import Counters
 from lazysif.transport.authorities import ClientCertificate
@@ -29,6 +44,8 @@ from lazysif.transport.httpx_transport import HttpxTransport
 from lazysif.transport.oci_auth import OciKeyring
 from lazysif.transport.oci_credentials import HINT as OCI_HINT
 from lazysif.transport.oci_credentials import oci_credentials
+from lazysif.transport.sregistry_auth import SregistryAuth
+from lazysif.transport.swift_auth import SWIFT_KEYS, SwiftAuth, SwiftKeyring, from_environment, login_of
 from lazysif.transport.proxy import Proxy
 
 
@@ -151,8 +168,74 @@ def _oras(remote: OrasRemote) -> Source:
     )
 
 
+def _shub(remote: ShubRemote) -> Source:
+    return Source(remote.url, lambda transport: ShubRegistry(remote.url, transport))
+
+
+def _static(remote: StaticRemote) -> Source:
+    return Source(remote.url, lambda transport: StaticRegistry(remote.url, transport))
+
+
+def _sregistry(remote: SregistryRemote) -> Source:
+    auth = None
+    if remote.token_file is not None:
+        path = urlsplit(remote.url).path
+        auth = SregistryAuth(path, read_secret(remote.token_file), remote.username or "")
+    return Source(
+        remote.url,
+        lambda transport: SregistryRegistry(remote.url, transport),
+        OriginKeyring(remote.url, auth),
+    )
+
+
+def _swift(remote: SwiftRemote) -> Source:
+    keys = _swift_keys(remote)
+    login = login_of(keys)
+    auth = SwiftAuth(login, keys.get("token", "")) if login or "token" in keys else None
+    keyring = SwiftKeyring(auth, login.url if login else "", keys.get("storage_url", ""))
+    container, prefix = remote.container_and_prefix
+
+    def registry(transport: Transport) -> SwiftRegistry:
+        account = SwiftAccount(
+            storage_url=keys.get("storage_url", ""),
+            login_url=login.url if login else "",
+            region=keys.get("region", ""),
+            interface=keys.get("interface", "public"),
+            opened=keyring.opened,
+        )
+        return SwiftRegistry(account, transport, container, prefix)
+
+    return Source(keys.get("storage_url") or keys.get("auth_url", ""), registry, keyring)
+
+
+def _swift_keys(remote: SwiftRemote) -> dict[str, str]:
+    """The keys of the table with their secrets; those of the environment where it names no server.
+
+    Raises: ConfigError: neither names one.
+    """
+    keys = {name: value for name in SWIFT_KEYS if isinstance(value := getattr(remote, name, None), str) and value}
+    for name in ("password", "token", "application_credential_secret"):
+        file = getattr(remote, f"{name}_file")
+        if file is not None:
+            keys[name] = read_secret(file)
+    if remote.storage_url or remote.auth_url:
+        return keys
+    found = from_environment(os.environ)
+    if not found:
+        raise ConfigError(
+            f"remote.{remote.name}: neither storage_url nor auth_url is given, and the environment has no login",
+            hint="set them, or OS_AUTH_URL and its companions in the daemon's environment",
+        )
+    # what the table says of region and interface goes before the environment
+    return {**found, **{key: keys[key] for key in ("region",) if key in keys}}
+
+
 _SOURCES: dict[type[RemoteConfig], Callable[[Any], Source]] = {
     HttpRemote: _http,
     UrlRemote: _url,
     OrasRemote: _oras,
+    SwiftRemote: _swift,
+    ShubRemote: _shub,
+    StaticRemote: _static,
+    SregistryRemote: _sregistry,
 }
