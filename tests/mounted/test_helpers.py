@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -225,3 +226,99 @@ def test_the_map_refuses_keys_that_are_no_names(tmp_path: Path, key: str) -> Non
         [HELPERS / "auto.lazysif", key], env=environment, check=False, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout, marker.exists()) == (1, "", False)
+
+
+# --- systemd -------------------------------------------------------------------------------------------------
+
+UNIT = HELPERS / "lazysif.service"
+PRIVATE_NAMESPACE = re.compile(
+    r"(Private(Tmp|Devices|Mounts|Users|IPC)|Protect\w+|(Read(Only|Write)|Inaccessible|Exec|NoExec)Paths|"
+    r"TemporaryFileSystem|Bind(ReadOnly)?Paths|Root(Directory|Image)|MountFlags|DynamicUser|RuntimeDirectory)="
+)
+"""Each of them hides the mount from jobs; RuntimeDirectory= takes the control socket away at a restart."""
+
+
+def test_systemd_takes_the_unit(tmp_path: Path, tool: Callable[[str], str]) -> None:
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace("/usr/local/libexec", str(HELPERS)))
+    done = subprocess.run(
+        [tool("systemd-analyze"), "verify", unit], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_unit_leaves_the_mount_to_jobs() -> None:
+    lines = [line for line in UNIT.read_text().splitlines() if not line.startswith("#")]
+    assert "KillMode=process" in lines
+    assert "OOMPolicy=continue" in lines
+    assert not [line for line in lines if PRIVATE_NAMESPACE.match(line) or line.startswith("ExecStop")]
+
+
+class Service:
+    """What systemd does with the unit: it runs one command, and at a stop nothing."""
+
+    def __init__(self, mount: Mount) -> None:
+        self.mount = mount
+        self.config = mount.root / "config.toml"
+        self.configure("shub")
+
+    def configure(self, *names: str) -> None:
+        mount = self.mount
+        remotes = (f'[remote.{name}]\nkind = "http"\nurl = "{mount.source}"\n' for name in names)
+        directories = f'[cache]\ndir = "{mount.cache_dir}"\n[state]\ndir = "{mount.state_dir}"\n'
+        self.config.write_text(directories + "".join(remotes))
+
+    def up(self) -> subprocess.CompletedProcess[str]:
+        settings = {"LAZYSIF_CONFIG": str(self.config), "LAZYSIF_MOUNTPOINT": str(self.mount.path)}
+        return subprocess.run(
+            [HELPERS / "lazysif-up"],
+            env=environment_of(self.mount, **settings),
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+
+@pytest.fixture
+def service(unmounted: Mount) -> Service:
+    service = Service(unmounted)
+    done = service.up()
+    assert (done.returncode, done.stderr) == (0, "")
+    unmounted.adopt()
+    return service
+
+
+def test_a_restart_of_the_service_keeps_jobs(service: Service, small_image: BuiltImage) -> None:
+    mount = service.mount
+    old, keeper = mount.pid, mount.keeper_pid
+    with (mount.path / "shub/a.sif").open("rb", buffering=0) as opened:
+        service.configure("shub", "bio")
+        assert service.up().returncode == 0
+        mount.adopt()
+        assert mount.pid != old
+        assert (mount.keeper_pid, mounted_at(mount.path)) == (keeper, 1)
+        assert opened.readall() == small_image.data
+    assert (mount.path / "bio/a.sif").read_bytes() == small_image.data
+
+
+def test_a_restart_with_a_wrong_configuration_leaves_all_as_it_is(
+    service: Service, small_image: BuiltImage
+) -> None:
+    service.config.write_text("nonsense")
+    done = service.up()
+    assert done.returncode != 0
+    assert len(done.stderr.splitlines()) == 1
+    assert service.mount.status()["pid"] == service.mount.pid
+    assert (service.mount.path / "shub/a.sif").read_bytes() == small_image.data
+
+
+def test_a_start_over_a_dead_mount_mounts_anew(service: Service, small_image: BuiltImage) -> None:
+    mount = service.mount
+    os.kill(mount.keeper_pid, signal.SIGKILL)
+    mount.kill()
+    with pytest.raises(OSError, match="not connected"):
+        os.stat(mount.path)
+    assert service.up().returncode == 0
+    assert mounted_at(mount.path) == 1
+    assert (mount.adopt().path / "shub/a.sif").read_bytes() == small_image.data
