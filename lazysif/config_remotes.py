@@ -226,7 +226,7 @@ class ShubRemote(RemoteConfig, frozen=True, kw_only=True):
 
 def _shub_host_and_path(uri: ImageUri) -> tuple[str, str]:
     """`shub://[host/]user/name[:tag]`, the host "" where it is left out."""
-    host, _, path = uri.rest.rpartition("/")[0].rpartition("/")
+    host = uri.rest.rpartition("/")[0].rpartition("/")[0]
     return host, uri.rest[len(host) + 1 :] if host else uri.rest
 
 

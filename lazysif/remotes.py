@@ -25,8 +25,8 @@ from lazysif.config_remotes import (
 from lazysif.config_values import read_secret
 from lazysif.core.names import is_named_host
 from lazysif.core.oci import api_host, architecture_of
-from lazysif.fetch.routes import Routes
 from lazysif.errors import ConfigError
+from lazysif.fetch.routes import Routes
 from lazysif.model import Registry, Transport
 from lazysif.registries.by_url import ByUrlRegistry
 from lazysif.registries.http import HttpRegistry
@@ -44,9 +44,9 @@ from lazysif.transport.httpx_transport import HttpxTransport
 from lazysif.transport.oci_auth import OciKeyring
 from lazysif.transport.oci_credentials import HINT as OCI_HINT
 from lazysif.transport.oci_credentials import oci_credentials
+from lazysif.transport.proxy import Proxy
 from lazysif.transport.sregistry_auth import SregistryAuth
 from lazysif.transport.swift_auth import SWIFT_KEYS, SwiftAuth, SwiftKeyring, from_environment, login_of
-from lazysif.transport.proxy import Proxy
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +213,8 @@ def _swift_keys(remote: SwiftRemote) -> dict[str, str]:
 
     Raises: ConfigError: neither names one.
     """
-    keys = {name: value for name in SWIFT_KEYS if isinstance(value := getattr(remote, name, None), str) and value}
+    given = ((name, getattr(remote, name, None)) for name in SWIFT_KEYS)
+    keys = {name: value for name, value in given if isinstance(value, str) and value}
     for name in ("password", "token", "application_credential_secret"):
         file = getattr(remote, f"{name}_file")
         if file is not None:
