@@ -163,6 +163,63 @@ class OrasRemote(RemoteConfig, frozen=True, kw_only=True):
         return cls(name=name, kind="oras", hosts=(uri.rest.partition("/")[0],))
 
 
+class S3Remote(RemoteConfig, frozen=True, kw_only=True):
+    """kind = "s3": a bucket, or a part of one."""
+
+    kind: Literal["s3"]
+    url: str
+    endpoint: str = ""
+    region: str = ""
+    addressing: Literal["auto", "path", "virtual"] = "auto"
+    anonymous: bool = False
+    profile: str = ""
+    credentials_file: Path | None = None
+    requester_pays: bool = False
+
+    def path_of(self, uri: ImageUri) -> str | None:
+        """See `RemoteConfig.path_of`."""
+        return _key_below(self.url, uri, "s3")
+
+    @classmethod
+    def for_uri(cls, uri: ImageUri, name: str) -> RemoteConfig | None:
+        """See `RemoteConfig.for_uri`."""
+        if uri.scheme != "s3":
+            return None
+        bucket = uri.rest.partition("/")[0]
+        return cls(name=name, kind="s3", url=f"s3://{bucket}", anonymous=True, listing="off")
+
+
+class GcsRemote(RemoteConfig, frozen=True, kw_only=True):
+    """kind = "gcs": a bucket of Google Cloud Storage, or a part of one."""
+
+    kind: Literal["gcs"]
+    url: str
+    endpoint: str = "https://storage.googleapis.com"
+    anonymous: bool = False
+    credentials_file: Path | None = None
+    billing_project: str = ""
+
+    def path_of(self, uri: ImageUri) -> str | None:
+        """See `RemoteConfig.path_of`."""
+        return _key_below(self.url, uri, "gs")
+
+    @classmethod
+    def for_uri(cls, uri: ImageUri, name: str) -> RemoteConfig | None:
+        """See `RemoteConfig.for_uri`."""
+        if uri.scheme != "gs":
+            return None
+        bucket = uri.rest.partition("/")[0]
+        return cls(name=name, kind="gcs", url=f"gs://{bucket}", anonymous=True, listing="off")
+
+
+def _key_below(url: str, uri: ImageUri, scheme: str) -> str | None:
+    """The rest of an object store's URI behind a remote's own URL; keys are not percent-encoded there."""
+    base = url.rstrip("/") + "/"
+    if uri.scheme != scheme or not uri.text.startswith(base):
+        return None
+    return uri.text[len(base) :] or None
+
+
 class SwiftRemote(RemoteConfig, frozen=True, kw_only=True):
     """kind = "swift": an account of OpenStack Swift; `url` may name a container and what its names begin with."""
 
@@ -252,6 +309,8 @@ KINDS: dict[str, type[RemoteConfig]] = {
     "http": HttpRemote,
     "url": UrlRemote,
     "oras": OrasRemote,
+    "s3": S3Remote,
+    "gcs": GcsRemote,
     "swift": SwiftRemote,
     "shub": ShubRemote,
     "static": StaticRemote,
@@ -279,6 +338,17 @@ _COMMON_PARSERS: dict[str, Callable[[object], object]] = {
     "mode": values.mode,
 }
 _KIND_PARSERS: dict[type[RemoteConfig], dict[str, Callable[[object], object]]] = {
+    S3Remote: {
+        "url": values.s3_url,
+        "endpoint": values.endpoint,
+        "region": values.region,
+        "credentials_file": values.secret_file,
+    },
+    GcsRemote: {
+        "url": values.gs_url,
+        "endpoint": values.endpoint,
+        "credentials_file": values.secret_file,
+    },
     OrasRemote: {
         "url": values.oras_url,
         "hosts": values.optional_hosts,
@@ -325,6 +395,25 @@ def _oras_contradictions(given: Mapping[str, object]) -> Iterator[tuple[str, str
         yield ways[1], f"{ways[0]} says the credentials already: leave one of them out"
 
 
+def _s3_contradictions(given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    if given.get("endpoint") and str(given.get("url", "")).startswith("http"):
+        yield "endpoint", "url names the host already: write url as s3://bucket/prefix, or leave this out"
+    for key in ("profile", "credentials_file", "requester_pays"):
+        if given.get("anonymous") and given.get(key):
+            yield key, "anonymous sends no credentials: leave one of them out"
+
+
+def _gcs_contradictions(given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    for key in ("credentials_file", "billing_project"):
+        if given.get("anonymous") and given.get(key):
+            yield key, "anonymous sends no credentials: leave one of them out"
+    endpoint = str(given.get("endpoint", ""))
+    if not given.get("anonymous") and endpoint.startswith("http://"):
+        host = endpoint.removeprefix("http://").partition("/")[0]
+        if host.rpartition(":")[0] not in ("localhost", "127.0.0.1", "[::1]"):
+            yield "endpoint", "a token would cross the network in clear: write https://, or anonymous = true"
+
+
 def _swift_contradictions(given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     has = {key for key, value in given.items() if value}
     identifier, secret = "application_credential_id", "application_credential_secret_file"
@@ -360,6 +449,10 @@ _OWN_CREDENTIALS = {"swift": _swift_contradictions, "sregistry": _sregistry_cont
 
 def contradictions(given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     """Keys of one remote's table that cannot stand together, with a text for people."""
+    if given.get("kind") == "s3":
+        yield from _s3_contradictions(given)
+    if given.get("kind") == "gcs":
+        yield from _gcs_contradictions(given)
     if given.get("kind") == "oras":
         yield from _oras_contradictions(given)
     yield from routes.contradictions(given)

@@ -290,6 +290,48 @@ def oras_url(value: object) -> str:
     return f"oras://{match[1].lower()}{match[2]}"
 
 
+def s3_url(value: object) -> str:
+    """`s3://bucket/prefix`, or the http(s) URL of the same."""
+    return _bucket_url(value, "s3")
+
+
+def gs_url(value: object) -> str:
+    """`gs://bucket/prefix`."""
+    text = _bucket_url(value, "gs")
+    if not text.startswith("gs://"):
+        raise ValueError("the URL names no bucket: write gs://BUCKET or gs://BUCKET/PREFIX")
+    return text
+
+
+def _bucket_url(value: object, scheme: str) -> str:
+    text = _text(value)
+    if not text.lower().startswith(f"{scheme}://"):
+        text = url(value)
+        if "?" in text:
+            raise ValueError('a signed URL is for one object: give it to a remote of kind "http"')
+        return text
+    rest = text[len(scheme) + 3 :]
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]*(/.*)?", rest) or not rest.isprintable():
+        raise ValueError(f"the URL names no bucket: write {scheme}://BUCKET or {scheme}://BUCKET/PREFIX")
+    return f"{scheme}://{rest.rstrip('/')}"
+
+
+def endpoint(value: object) -> str:
+    """Scheme, host and port of a provider."""
+    text = url(value)
+    if urlsplit(text).path.strip("/") or "?" in text:
+        raise ValueError('an endpoint is scheme, host and port alone: write "https://s3.example.org:9000"')
+    return text.rstrip("/")
+
+
+def region(value: object) -> str:
+    """The name of a region, as providers give them."""
+    text = _text(value)
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", text):
+        raise ValueError(f'"{text}" is not a region: write one as "eu-west-1"')
+    return text
+
+
 def swift_url(value: object) -> str:
     """A container of Swift, and what its names begin with: "swift://container/prefix"; "" is the whole account."""
     text = _text(value).rstrip("/")

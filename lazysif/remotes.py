@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
 from lazysif.config_remotes import (
+    GcsRemote,
     HttpRemote,
     OrasRemote,
     RemoteConfig,
+    S3Remote,
     ShubRemote,
     SregistryRemote,
     StaticRemote,
@@ -23,15 +26,21 @@ from lazysif.config_remotes import (
     UrlRemote,
 )
 from lazysif.config_values import read_secret
-from lazysif.core.names import is_named_host
+from lazysif.core.gcs import error_for_people as gcs_error_for_people
+from lazysif.core.gcs import gcs_bucket
+from lazysif.core.names import is_named_host, origin_of
 from lazysif.core.oci import api_host, architecture_of
-from lazysif.errors import ConfigError
+from lazysif.core.s3_bucket import Region, bucket_address
+from lazysif.errors import ConfigError, LazysifError
 from lazysif.fetch.routes import Routes
-from lazysif.model import Registry, Transport
+from lazysif.model import AnswerHead, Registry, Transport
 from lazysif.registries.by_url import ByUrlRegistry
+from lazysif.registries.gcs import GcsStore
 from lazysif.registries.http import HttpRegistry
+from lazysif.registries.object_store import ObjectRegistry
 from lazysif.registries.oras import OrasRegistry
 from lazysif.registries.prefixed import PrefixedRegistry
+from lazysif.registries.s3 import S3Store
 from lazysif.registries.shub import ShubRegistry
 from lazysif.registries.sregistry import SregistryRegistry
 from lazysif.registries.static import StaticRegistry
@@ -40,11 +49,16 @@ from lazysif.remote_ways import has_ways, make_routes
 from lazysif.telemetry import Counters
 from lazysif.transport.authorities import ClientCertificate
 from lazysif.transport.credentials import Keyring, OriginKeyring, make_auth
+from lazysif.transport.google_auth import GoogleAuth, GoogleTokens, check_credentials_file
 from lazysif.transport.httpx_transport import HttpxTransport
 from lazysif.transport.oci_auth import OciKeyring
 from lazysif.transport.oci_credentials import HINT as OCI_HINT
 from lazysif.transport.oci_credentials import oci_credentials
 from lazysif.transport.proxy import Proxy
+from lazysif.transport.read_answer import ExplainedTransport
+from lazysif.transport.renewable import Renewable
+from lazysif.transport.s3_auth import AwsChain, S3Auth, S3Keyring
+from lazysif.transport.s3_transport import S3Transport
 from lazysif.transport.sregistry_auth import SregistryAuth
 from lazysif.transport.swift_auth import SWIFT_KEYS, SwiftAuth, SwiftKeyring, from_environment, login_of
 
@@ -168,6 +182,65 @@ def _oras(remote: OrasRemote) -> Source:
     )
 
 
+def _s3(remote: S3Remote) -> Source:
+    try:
+        address = bucket_address(
+            remote.url, endpoint=remote.endpoint, region=remote.region, addressing=remote.addressing
+        )
+    except ValueError as error:
+        raise ConfigError(f"remote {remote.name}: {error}") from None
+    region = Region(address)
+    keys = None
+    if not remote.anonymous:
+        _need_package("botocore", remote)
+        file = str(remote.credentials_file) if remote.credentials_file else ""
+        keys = Renewable(AwsChain(remote.profile, file), "AWS credentials")
+    return Source(
+        origin_of(address.listing_url("", "", 1)),
+        lambda sender: ObjectRegistry(S3Store(address), sender, listing=remote.listing == "auto"),
+        S3Keyring(address, S3Auth(region, keys, requester_pays=remote.requester_pays)) if keys else None,
+        around=lambda inner: S3Transport(inner, address, region, keys),
+    )
+
+
+def _need_package(module: str, remote: RemoteConfig) -> None:
+    """Raises: ConfigError: what knows this kind's credentials is not installed."""
+    try:
+        found = find_spec(module) is not None
+    except ModuleNotFoundError:
+        found = False
+    if not found:
+        raise ConfigError(
+            f"remote {remote.name}: credentials of kind {remote.kind} need a package that is not installed",
+            hint=f"pip install 'lazysif[{remote.kind}]', or write anonymous = true",
+        )
+
+
+def _gcs(remote: GcsRemote) -> Source:
+    try:
+        bucket = gcs_bucket(remote.url, remote.endpoint)
+    except ValueError as error:
+        raise ConfigError(f"remote {remote.name}: {error}") from None
+    auth = None
+    if not remote.anonymous:
+        _need_package("google.auth", remote)
+        if remote.credentials_file is not None:
+            check_credentials_file(remote.credentials_file)
+        ca_file = str(remote.ca_file) if remote.ca_file else None
+        tokens = Renewable(GoogleTokens(remote.credentials_file, ca_file), "a token of Google's")
+        auth = GoogleAuth(tokens, remote.billing_project)
+
+    def explain(head: AnswerHead, body: bytes) -> LazysifError | None:
+        return gcs_error_for_people(head, body, anonymous=remote.anonymous)
+
+    return Source(
+        remote.endpoint,
+        lambda sender: ObjectRegistry(GcsStore(bucket), sender, listing=remote.listing == "auto"),
+        OriginKeyring(remote.endpoint, auth),
+        around=lambda inner: ExplainedTransport(inner, explain),
+    )
+
+
 def _shub(remote: ShubRemote) -> Source:
     return Source(remote.url, lambda transport: ShubRegistry(remote.url, transport))
 
@@ -235,6 +308,8 @@ _SOURCES: dict[type[RemoteConfig], Callable[[Any], Source]] = {
     HttpRemote: _http,
     UrlRemote: _url,
     OrasRemote: _oras,
+    S3Remote: _s3,
+    GcsRemote: _gcs,
     SwiftRemote: _swift,
     ShubRemote: _shub,
     StaticRemote: _static,
