@@ -10,6 +10,11 @@ a path, and bytes asked for in vain never exceed the budget.
 
 Why batches of 16 to 48 blocks: sorted and joined they make few requests, and more at a time puts what is needed
 next behind what is not. `/bin/true` 10 ms away: 0.21 s in batches of 48, 0.34 s when 256 are sorted at a time.
+
+The window needs no measured delay and bandwidth: lateness grows it. Replaying the start of a 3.5 GB image (1,429
+blocks, 4.9 s of computing) over a model of the network, all waits were 0.01 s together at 10 ms and 1 Gbit/s or more,
+0.19 s at 50 ms and 1 Gbit/s, and 0.36 to 0.54 s at 100 ms and 1 Gbit/s whether it began with 2 or with 4 MiB; at
+50 ms and 200 Mbit/s it ended 0.07 s after a follower that asks for all at once.
 """
 
 from __future__ import annotations
@@ -92,7 +97,6 @@ class Follower:
     Args:
         paths: the blocks of each, each block once.
         length: bytes of a block.
-        floor_bytes: what the network needs ahead (`FollowLimits.floor_bytes` if 0).
     """
 
     def __init__(
@@ -100,7 +104,6 @@ class Follower:
         paths: Sequence[Sequence[int]],
         length: Callable[[int], int],
         limits: FollowLimits | None = None,
-        floor_bytes: int = 0,
     ) -> None:
         self._limits = limits or FollowLimits()
         self._length = length
@@ -111,7 +114,6 @@ class Follower:
         """Asked for to be fetched, and not touched."""
         self.pending_bytes = 0
         self._late = 1
-        self._floor_bytes = min(max(floor_bytes, self._limits.floor_bytes), self._limits.most_floor_bytes)
 
     @property
     def following(self) -> bool:
@@ -196,9 +198,10 @@ class Follower:
 
     def _lead(self, cursor: _Cursor) -> int:
         kept = cursor.kept_bytes * (self._late if cursor.kept_bytes > self._limits.most_floor_bytes else 1)
-        floor = min(self._floor_bytes * self._late, self._limits.most_floor_bytes)
-        floor = min(floor, max(self._floor_bytes, 2 * cursor.kept_bytes))
-        return min(max(kept, floor), self._limits.lead_bytes)
+        limits = self._limits
+        floor = min(limits.floor_bytes * self._late, limits.most_floor_bytes)
+        floor = min(floor, max(limits.floor_bytes, 2 * cursor.kept_bytes))
+        return min(max(kept, floor), limits.lead_bytes)
 
     def _least(self, cursor: _Cursor) -> int:
         """Bytes that are worth asking for: one block each time would be one request each time."""

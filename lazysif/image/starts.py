@@ -80,7 +80,6 @@ class Starts:
             return
         opened.tracing = ImageTracing(
             lambda block: length(opened.block_map, block),
-            lambda: 0,
             lambda: self._begin(opened),
         )
 

@@ -23,18 +23,11 @@ class ImageTracing:
 
     Args:
         length: bytes of a block.
-        floor_bytes: what the network needs ahead of a reader, measured; 0 if nothing is known.
         began: called at the first touch of a phase.
     """
 
-    def __init__(
-        self,
-        length: Callable[[int], int],
-        floor_bytes: Callable[[], int],
-        began: Callable[[], None],
-    ) -> None:
+    def __init__(self, length: Callable[[int], int], began: Callable[[], None]) -> None:
         self._length = length
-        self._floor_bytes = floor_bytes
         self._began = began
         self._paths: list[array[int]] = []
         self._recording: Recording | None = None
@@ -85,9 +78,7 @@ class ImageTracing:
                 self._follower.touch(block)
 
     def _follow(self) -> None:
-        self._follower = (
-            Follower(self._paths, self._length, floor_bytes=self._floor_bytes()) if self._paths else None
-        )
+        self._follower = Follower(self._paths, self._length) if self._paths else None
 
     def quiet_s(self, now_s: float) -> float:
         """How long nothing new was touched."""
