@@ -28,6 +28,7 @@ from lazysif.model import AnswerHead, ByteRange, Image, Validator, ValidatorKind
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re.ASCII | re.IGNORECASE)
 _UNSATISFIED = re.compile(r"bytes \*/(\d{1,19})", re.ASCII | re.IGNORECASE)
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
+_SWIFT_ETAG = re.compile(r"[0-9a-f]{32}")
 _MAX_RETRY_AFTER_S = 3600.0
 _LARGEST_RANGED = 1 << 40
 """Bytes. A hundred times any image seen; the block table of more would take over 350 MB of memory."""
@@ -73,17 +74,31 @@ def validator_of(headers: Mapping[str, str]) -> Validator:
 
     A weak ETag joins no ranges (RFC 9110 section 8.8.1) and counts as absent. `Last-Modified` counts only where
     the origin's clock says that it lies at least a second back (section 8.8.2.2): a file written this very
-    second may be written again in it.
+    second may be written again in it. A dynamic large object of Swift (`X-Object-Manifest`) changes with its
+    segments, and its manifest's time does not: only the ETag over its segments counts.
     """
     etag = headers.get("etag", "").strip()
-    if _STRONG_ETAG.fullmatch(etag):
+    if _STRONG_ETAG.fullmatch(etag) or _is_swift_etag(etag, headers):
         return Validator(ValidatorKind.ETAG, etag)
+    if "x-object-manifest" in headers:
+        return NO_VALIDATOR
     modified = headers.get("last-modified", "").strip()
     modified_s = http_date_s(modified)
     date_s = http_date_s(headers.get("date", ""))
     if modified_s and (not date_s or date_s - modified_s >= 1):
         return Validator(ValidatorKind.LAST_MODIFIED, modified)
     return NO_VALIDATOR
+
+
+def _is_swift_etag(etag: str, headers: Mapping[str, str]) -> bool:
+    """Swift (and Ceph's gateway to it) gives the MD5 of a plain object without the quotes that RFC 9110 wants.
+
+    It is as strong as one with quotes, and goes back as it came: Swift takes both forms in `If-Match` (its
+    `swob.Match` drops quotes). Other servers' bare ETags stay unbelieved. A manifest's is that of the manifest
+    itself, which is an empty object.
+    """
+    is_swift = "x-timestamp" in headers and "x-object-manifest" not in headers
+    return is_swift and _SWIFT_ETAG.fullmatch(etag) is not None
 
 
 def same_version_headers(validator: Validator) -> dict[str, str]:

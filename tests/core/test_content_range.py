@@ -413,3 +413,29 @@ def test_probe_fails(answer, kind):
     with pytest.raises(kind) as raised:
         judge_probe(answer, FIRST, URL)
     assert type(raised.value) is kind
+
+
+MD5 = "e72ae95579c72c1d8f45f61cee73e3cb"
+SWIFT = {"etag": MD5, "x-timestamp": "1795218378.11145", "last-modified": "Fri, 20 Nov 2026 23:46:19 GMT"}
+
+
+def test_the_bare_etag_of_swift_is_strong_and_goes_back_as_it_came() -> None:
+    validator = validator_of(SWIFT)
+    assert validator == Validator(ValidatorKind.ETAG, MD5)
+    assert same_version_headers(validator) == {"If-Match": MD5}
+
+
+def test_a_bare_etag_of_others_is_not_believed() -> None:
+    others = {name: value for name, value in SWIFT.items() if name != "x-timestamp"}
+    assert validator_of(others).kind is ValidatorKind.LAST_MODIFIED
+    assert validator_of({**SWIFT, "etag": MD5[:-1]}).kind is ValidatorKind.LAST_MODIFIED
+
+
+@pytest.mark.parametrize(
+    ("etag", "kind"),
+    [(f'"{MD5}"', ValidatorKind.ETAG), (MD5, ValidatorKind.NONE), ("", ValidatorKind.NONE)],
+)
+def test_a_dynamic_large_object_has_no_version_but_the_etag_over_its_segments(
+    etag: str, kind: ValidatorKind
+) -> None:
+    assert validator_of({**SWIFT, "etag": etag, "x-object-manifest": "segments/x/"}).kind is kind
