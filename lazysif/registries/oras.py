@@ -91,7 +91,16 @@ class OrasRegistry:
         if reference is None:
             return None
         repository_url = f"{self._scheme}://{oci.api_host(host.lower())}/v2/{reference.repository}"
-        layer = await self._layer(repository_url, reference)
+        try:
+            layer = await self._layer(repository_url, reference)
+        except NoSuchEntry as error:
+            error.certain = True
+            raise
+        except AccessDenied as error:
+            # a 403, too: no directory can have this name
+            error.asks_credentials = True
+            error.hint = self._hint or error.hint
+            raise
         return _location(f"{repository_url}/blobs/{layer.digest}", layer.digest, layer.size)
 
     async def renew(self, image: Image) -> Location:
@@ -115,20 +124,22 @@ class OrasRegistry:
 
     def _check_host(self, host: str) -> None:
         if not oci.is_host(host) or not self._serves(host.lower()):
-            raise NoSuchEntry(f"{host!r} is no registry of this remote", hint="hosts names those that are")
+            raise NoSuchEntry(
+                f"{host!r} is no registry of this remote", hint="hosts names those that are", certain=True
+            )
 
     def _reference(self, rest: str) -> Reference | None:
         """Raises: NoSuchEntry: what no image and no directory can be called."""
         try:
             reference = parse_reference(rest)
         except ValueError:
-            raise NoSuchEntry("no image can have that name") from None
+            raise NoSuchEntry("no image can have that name", certain=True) from None
         if reference is None:
             if rest and not oci.is_repository(rest):
-                raise NoSuchEntry("no repository can have that name")
+                raise NoSuchEntry("no repository can have that name", certain=True)
             return None
         if not oci.is_repository(reference.repository) or not oci.is_tag(reference.tag):
-            raise NoSuchEntry("no image can have that name")
+            raise NoSuchEntry("no image can have that name", certain=True)
         if reference.digest and not oci.is_digest(reference.digest):
             raise NoSuchEntry(
                 "no image can have that digest", hint="write @sha256: and 64 hexadecimal digits"
@@ -186,13 +197,7 @@ class OrasRegistry:
     async def _ask(self, url: str, etag: str) -> json_answer.Said:
         headers = {"Accept": _ACCEPT, **({"If-None-Match": etag} if etag else {})}
         also = (304,) if etag else ()
-        try:
-            return await json_answer.get(
-                self._transport, url, headers, also=also, longest=oci.LARGEST_MANIFEST
-            )
-        except AccessDenied as error:
-            error.hint = self._hint or error.hint
-            raise
+        return await json_answer.get(self._transport, url, headers, also=also, longest=oci.LARGEST_MANIFEST)
 
 
 def _location(url: str, digest: str, size_bytes: int) -> Location:

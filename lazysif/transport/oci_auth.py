@@ -10,8 +10,8 @@ from __future__ import annotations
 import ipaddress
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 
 import httpx
@@ -134,6 +134,7 @@ class OciAuth(httpx.Auth):
 
     def _asked(self, response: httpx.Response) -> Challenge:
         """What a 401 asks for. Raises: AccessDenied: nothing that can be given."""
+        response.stream = _Bounded(response, self._host.url)
         challenges = parse_challenges(response.headers.get("www-authenticate", ""))
         for scheme in ("bearer", "basic"):
             for challenge in challenges:
@@ -232,7 +233,8 @@ class OciAuth(httpx.Auth):
             error = refusal(head)
             error.about(origin=service)
             raise error
-        token, lifetime_s = _token(await _body(response, service), service)
+        response.stream = _Bounded(response, service)
+        token, lifetime_s = _token(await response.aread(), service)
         self._authorization = f"Bearer {token}"
         self._until = time.monotonic() + lifetime_s * (1 - _MARGIN_SHARE)
         return None
@@ -263,13 +265,23 @@ def _is_private(host: str) -> bool:
         return False
 
 
-async def _body(response: httpx.Response, service: str) -> bytes:
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > _LARGEST_ANSWER:
-            raise SourceProtocolError("the registry's token service says too much", origin=service)
-    return bytes(body)
+class _Bounded(httpx.AsyncByteStream):
+    """An answer that httpx will read whole, with an end. Raises: SourceProtocolError."""
+
+    def __init__(self, response: httpx.Response, origin: str) -> None:
+        self._stream = cast("httpx.AsyncByteStream", response.stream)
+        self._origin = origin
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        length = 0
+        async for chunk in self._stream:
+            length += len(chunk)
+            if length > _LARGEST_ANSWER:
+                raise SourceProtocolError("too much is said where a token is asked for", origin=self._origin)
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 class _TokenAnswer(msgspec.Struct):
