@@ -164,11 +164,14 @@ def _show(image: _Asked, document: Document) -> None:
         return
     total, fetched = format_size(document["total_bytes"]), format_size(document["fetched_bytes"])
     if document["state"] == "done":
-        seconds = document["seconds"]
-        rate = format_size(int(document["fetched_bytes"] / seconds)) if seconds else "0 B"
-        click.echo(
-            f"{image.given}: {total} are cached, {fetched} of them fetched in {seconds:.1f} s, {rate}/s"
+        seconds = max(document["seconds"], 0.001)
+        rate = format_size(int(document["fetched_bytes"] / seconds))
+        came = (
+            f"{fetched} of them fetched in {seconds:.1f} s, {rate}/s"
+            if document["fetched_bytes"]
+            else "as before"
         )
+        click.echo(f"{image.given}: {total} are cached, {came}")
     elif document["state"] == "waiting":
         click.echo(f"{image.given}: waits for its turn")
     else:

@@ -16,15 +16,16 @@ import trio
 
 from lazysif import __version__
 from lazysif.core.content_range import range_header
-from lazysif.core.names import is_inward, origin_of
+from lazysif.core.names import is_inward, origin_of, same_origin
 from lazysif.errors import LazysifError, SourceProtocolError, SourceTimeout, SourceUnavailable
 from lazysif.model import AnswerHead, Request
-from lazysif.transport.authorities import Authorities
+from lazysif.transport.authorities import Authorities, ClientCertificate
 from lazysif.transport.credentials import Keyring
-from lazysif.transport.curl_engine import CurlEngine, CurlFailure, Failure, Order, Transfer
+from lazysif.transport.curl_engine import CurlEngine
+from lazysif.transport.curl_transfer import CurlFailure, Failure, Order, Transfer
 from lazysif.transport.follow import Redirects
+from lazysif.transport.proxy import Proxy
 
-_CONNECT_S = 10.0
 _HEADER_TEXT = "latin-1"
 _NOT_IN_A_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 """RFC 9110 section 5.5; libcurl sends what it is given."""
@@ -62,11 +63,16 @@ class CurlTransport:
         hosts: Sequence[str] | None = None,
         ca_file: str | None = None,
         connections: int = 16,
+        proxy: Proxy | None = None,
+        client_certificate: ClientCertificate | None = None,
     ) -> None:
+        self._base_url = base_url
         self._engine = engine
         self._keyring = keyring
         self._token_client = token_client
-        self._redirects = Redirects(base_url, hosts)
+        self._redirects = Redirects(base_url, hosts, proxied=proxy is not None)
+        self._proxy = proxy
+        self._client_certificate = client_certificate
         self._trust = Authorities.of(ca_file)
         self._slots = trio.CapacityLimiter(connections)
 
@@ -141,13 +147,17 @@ class CurlTransport:
         """One request and the head of its answer. Raises: LazysifError."""
         url = str(built.url.copy_with(username=None, password=None, fragment=None))
         built.url.raw_host.decode("ascii").encode("idna")  # UnicodeError for a label that no name can have
+        # a proxy of plain HTTP is told the whole address (RFC 9112 section 3.2.2)
+        whole = self._proxy is not None and built.url.scheme == "http"
         order = Order(
             url=url,
-            target=built.url.raw_path,
+            target=url.encode("ascii") if whole else built.url.raw_path,
             headers=_header_lines(built, url),
-            connect_s=min(_CONNECT_S, request.stall_s),
+            connect_s=min(request.connect_s, request.stall_s),
             trust=self._trust,
             refuses=is_inward if await self._redirects.guard.looks_closer(url) else None,
+            client=self._client_certificate if same_origin(url, self._base_url) else None,
+            proxy=self._proxy,
         )
         transfer = self._engine.send(order)
         try:
@@ -248,10 +258,11 @@ async def _shown(answer: CurlAnswer, request: httpx.Request, with_body: bool) ->
 
 def _translate(error: Exception, transfer: Transfer, url: str) -> LazysifError:
     """A failure of libcurl as ours, in the words of `httpx_transport`."""
-    origin = origin_of(url)
+    origin, peer = origin_of(url), "proxy" if transfer.order.proxy is not None else "origin"
     if isinstance(error, trio.TooSlowError):
-        what = "no data" if transfer.connected_at is not None else "no connection"
-        return SourceTimeout(f"{what} from the origin in time", origin=origin)
+        if transfer.connected_at is not None:
+            return SourceTimeout("no data from the origin in time", origin=origin)
+        return SourceTimeout(f"no connection from the {peer} in time", origin=origin)
     assert isinstance(error, CurlFailure)
     if transfer.refused_address:
         return SourceProtocolError(
@@ -266,11 +277,13 @@ def _translate(error: Exception, transfer: Transfer, url: str) -> LazysifError:
                 hint="for a private authority set ca_file",
             )
         case Failure.NO_NAME:
-            return SourceUnavailable(f"the origin's host name has no address: {error.text}", origin=origin)
+            return SourceUnavailable(f"the {peer}'s host name has no address: {error.text}", origin=origin)
         case Failure.LATE:
-            return SourceTimeout("no connection from the origin in time", origin=origin)
+            return SourceTimeout(f"no connection from the {peer} in time", origin=origin)
         case Failure.NO_CONNECTION:
-            return SourceUnavailable(f"no connection to the origin: {error.text}", origin=origin)
+            return SourceUnavailable(f"no connection to the {peer}: {error.text}", origin=origin)
+        case Failure.PROXY:
+            return SourceUnavailable(f"the proxy does not connect to the origin: {error.text}", origin=origin)
         case Failure.BAD_ADDRESS:
             return SourceProtocolError("the origin's address cannot be used", origin=origin)
         case Failure.NO_AUTHORITIES:

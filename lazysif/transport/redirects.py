@@ -128,6 +128,8 @@ class InwardGuard:
         host = urlsplit(url).hostname or ""
         if self._proxied or same_origin(url, self._base_url) or host == self._base_host:
             return False
+        if self._hosts is not None and is_inward(host):
+            return False
         return not (self._base_host and await self._is_inward(self._base_host))
 
     async def _is_inward(self, host: str) -> bool:

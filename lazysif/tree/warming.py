@@ -47,8 +47,8 @@ class What(StrEnum):
 
 
 class State(StrEnum):
-    WAITING = "waiting"
     RESOLVING = "resolving"
+    WAITING = "waiting"
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
@@ -68,7 +68,7 @@ class Job:
     pace: Pace
     asked_s: float
     lives: int = 0
-    state: State = State.WAITING
+    state: State = State.RESOLVING
     error: str = ""
     began_s: float = 0.0
     ended_s: float = 0.0
@@ -220,8 +220,7 @@ class Warming:
         with job.scope:
             await self._keep()
             try:
-                async with self._places:
-                    await self._warm(job)
+                await self._warm(job)
                 ended = State.DONE
             except LazysifError as error:
                 error.about(image=job.image)
@@ -236,13 +235,14 @@ class Warming:
             await self._keep()
 
     async def _warm(self, job: Job) -> None:
-        job.began_s, job.state = time.time(), State.RESOLVING
         image = await self._find(*job.target)
         opened = await self._images.open(image)
         try:
             blocks = await self._blocks(job, opened)
-            job.state = State.RUNNING
-            await Fill(opened, self._cache, blocks, job.pace, job.progress).run()
+            job.state = State.WAITING
+            async with self._places:
+                job.began_s, job.state = time.time(), State.RUNNING
+                await Fill(opened, self._cache, blocks, job.pace, job.progress).run()
             log.info(
                 "warmed %s: %d bytes, %d of them fetched, in %.1f s",
                 job.image,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import socket
+import ssl
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
@@ -20,11 +21,14 @@ import trustme
 
 from lazysif.errors import LazysifError, SourceProtocolError, SourceTimeout, SourceUnavailable
 from lazysif.model import AnswerHead, ByteRange, Request, Transport
+from lazysif.transport.authorities import ClientCertificate
 from lazysif.transport.credentials import BearerAuth, Keyring, OriginKeyring
 from lazysif.transport.curl_engine import CurlEngine
 from lazysif.transport.curl_transport import CurlTransport
 from lazysif.transport.httpx_transport import HttpxTransport
+from lazysif.transport.proxy import Proxy
 from tests.support import faults
+from tests.support.forward_proxy import ForwardProxy
 from tests.support.raw_origin import RawOrigin, Wire
 from tests.support.raw_origin import Request as Asked
 
@@ -543,6 +547,81 @@ async def test_a_handshake_that_stalls(make: Make) -> None:
         url = f"https://127.0.0.1:{listener.getsockname()[1]}/a"
         with pytest.raises(SourceTimeout, match="no connection from the origin in time"):
             await get(make(url), url, stall_s=0.4, total_s=5.0)
+
+
+async def test_a_client_certificate_is_shown_to_the_remote_alone(make: Make, tmp_path: Path) -> None:
+    with RawOrigin({"/b": DATA}, tls=True) as other, RawOrigin({"/a": DATA}, tls=True) as origin:
+        assert origin.ca is not None
+        assert other.ca is not None
+        for asking in (origin, other):
+            asking._tls.verify_mode = ssl.CERT_OPTIONAL  # type: ignore[union-attr]
+            origin.ca.configure_trust(asking._tls)  # type: ignore[arg-type]
+        origin._tls.verify_mode = ssl.CERT_REQUIRED  # type: ignore[union-attr]
+        (tmp_path / "ca.pem").write_bytes(origin.ca.cert_pem.bytes() + other.ca.cert_pem.bytes())
+        issued = origin.ca.issue_cert("node@site.example")
+        issued.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+        issued.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+        certificate = ClientCertificate(str(tmp_path / "cert.pem"), str(tmp_path / "key.pem"))
+        ca_file = str(tmp_path / "ca.pem")
+        known = make(origin.url, ca_file=ca_file, client_certificate=certificate)
+        assert (await get(known, origin.url + "/a"))[1] == DATA
+        origin.script(faults.Redirect(other.url + "/b"))
+        assert (await get(known, origin.url + "/a"))[1] == DATA
+        assert other.log[0].client == ""
+        assert "site.example" in origin.log[0].client
+        with pytest.raises(LazysifError):
+            await get(make(origin.url, ca_file=ca_file), origin.url + "/a")
+
+
+# --- proxies ----------------------------------------------------------------------------------------------
+
+
+async def test_a_proxy_is_told_the_whole_address_of_plain_http(make: Make) -> None:
+    with RawOrigin({"/a": DATA}) as origin, ForwardProxy("me:pa55") as proxy:
+        transport = make(origin.url, proxy=Proxy(proxy.url, "me", "pa55"))
+        head, body = await get(transport, origin.url + "/a?x=%2F", byte_range=ByteRange(0, 99))
+        assert (head.status, body) == (206, DATA[:99])
+        assert proxy.log[0].startswith(f"GET {origin.url}/a?x=%2F HTTP/1.1\r\n")
+        assert "proxy-authorization" not in origin.log[0].headers
+
+
+async def test_a_proxy_connects_to_https_and_sees_no_more(make: Make, tmp_path: Path) -> None:
+    with RawOrigin({"/a": DATA}, tls=True) as origin, ForwardProxy("me:pa55") as proxy:
+        assert origin.ca is not None
+        origin.ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        keyring = OriginKeyring(origin.url, BearerAuth("t0ken"))
+        transport = make(
+            origin.url,
+            keyring=keyring,
+            ca_file=str(tmp_path / "ca.pem"),
+            proxy=Proxy(proxy.url, "me", "pa55"),
+        )
+        for _ in range(2):
+            head, body = await get(transport, origin.url + "/a")
+            assert (head.status, body) == (200, DATA)
+        assert "x-proxy" not in head.headers
+        assert [line.split("\r\n")[0] for line in proxy.log] == [
+            f"CONNECT {origin.url.removeprefix('https://')} HTTP/1.1"
+        ]
+        assert not any("t0ken" in line for line in proxy.log)
+        assert origin.log[0].headers["authorization"] == "Bearer t0ken"
+        assert not any("proxy" in name for name in origin.log[0].headers)
+
+
+async def test_a_proxy_that_refuses_is_named(make: Make) -> None:
+    with ForwardProxy(refuses=True) as proxy:
+        url = f"https://192.0.2.1/a?{SECRET}"
+        with pytest.raises(SourceUnavailable, match="the proxy does not connect to the origin") as caught:
+            await get(make(url, proxy=Proxy(proxy.url)), url)
+        assert SECRET not in str(caught.value)
+    with pytest.raises(SourceUnavailable, match="no connection to the proxy"):
+        await get(make(url, proxy=Proxy(proxy_gone())), url)
+
+
+def proxy_gone() -> str:
+    """The address of a proxy that is no longer there."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 # --- the thread of libcurl --------------------------------------------------------------------------------

@@ -93,6 +93,8 @@ class Entry:
     status: int = 0
     body_bytes: int = 0
     finished: bool = False
+    client: str = ""
+    """What the client's certificate says of it."""
 
 
 class Fault(Protocol):
@@ -457,6 +459,7 @@ class RawOrigin:
                 fault=type(fault).__name__ if fault else "ok",
                 connection=number,
                 started_s=time.monotonic(),
+                client=str(connection.getpeercert() or "") if isinstance(connection, ssl.SSLSocket) else "",
             )
             self._log.append(entry)
             self._changed.notify_all()
