@@ -44,6 +44,8 @@ READY_S = 30.0
 """Within which a daemon that was started must serve."""
 SILENT_S = 10.0
 """A daemon says every second that it is alive; one that is silent for longer is replaced."""
+STOPPED_S = 3.0
+"""A keeper that waited for longer than this, where it waits for a second, was stopped itself."""
 STOP_S = 3.0
 """A daemon that is asked to stop gets this long to finish what it has in hand and to write its cache."""
 KILLED_S = 1.0
@@ -255,7 +257,10 @@ class Keeper:
     def turn(self) -> bool:
         """Wait for the next thing to happen and act on it; False when all is to end."""
         child = self.child
+        began_s = time.monotonic()
         readable = select.select([child.socket, self.signals], [], [], 1.0)[0]
+        if time.monotonic() - began_s > STOPPED_S:  # so were we: what stopped us may have stopped it
+            child.heard_s = time.monotonic()
         if self.signals in readable:
             for number in self.signals.recv(64):
                 if number in (signal.SIGTERM, signal.SIGINT):

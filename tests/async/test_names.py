@@ -14,6 +14,7 @@ from lazysif.model import DirectoryEntry, EntryKind
 from lazysif.telemetry import Counters
 from lazysif.tree.names import Names
 from lazysif.tree.state import StateStore
+from tests.support.cache_damage import eventually
 from tests.support.fake_transport import Directory, FakeTransport, File, HoldHead, Status
 from tests.support.world import make_remote
 
@@ -241,7 +242,7 @@ async def test_a_listing_is_asked_for_once_at_a_time_and_nobody_cancels_it(bench
 
     async with trio.open_nursery() as readers:
         readers.start_soon(reader, leader)
-        await wait_all_tasks_blocked()
+        await eventually(lambda: it.origin.under_way == 1)
         for _ in range(19):
             readers.start_soon(reader, trio.CancelScope())
         await wait_all_tasks_blocked()

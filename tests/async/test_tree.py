@@ -259,7 +259,7 @@ async def test_a_read_that_a_predecessor_had_in_hand_keeps_its_deadline(tmp_path
 async def test_what_is_in_hand_is_told_with_its_age(tmp_path):
     origin = FakeTransport({"/a.sif": IMAGE})
     async with world(tmp_path, origin) as it:
-        number = await it.open("a.sif")
+        number = await it.number("a.sif")
         origin.script.append(HoldHead(go := trio.Event()))
         async with trio.open_nursery() as readers:
             readers.start_soon(it.read, number, 500_000, 10)
@@ -299,6 +299,30 @@ async def test_too_many_waiting_reads_are_refused_and_not_queued(tmp_path, monke
             go.set()
         assert got == [DATA[500_000:500_010]] * 5
         assert await it.read(number, 600_000, 10) == DATA[600_000:600_010], "the count goes down again"
+
+
+async def test_a_start_from_cached_blocks_works_while_too_many_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(tree_module, "_MAX_WAITING_READS", 1)
+    origin = FakeTransport({"/a.sif": IMAGE})
+    async with world(tmp_path, origin) as it:
+        number = await it.open("a.sif")
+        await it.read(number, 0, 100_000)
+        await written(it.cache)
+    async with world(tmp_path, origin) as it:
+        await it.number("a.sif")
+        origin.everything = HoldHead(go := trio.Event())
+        async with trio.open_nursery() as readers:
+            readers.start_soon(it.read, number, 500_000, 10)
+            await eventually(lambda: it.tree.waiting_reads == 1)
+            with trio.fail_after(10):
+                assert await it.open("a.sif") == number
+                for offset in range(0, 100_000, 20_000):
+                    assert it.tree.read_now(number, offset, 20_000) is None, "it comes from the disk"
+                    assert await it.read(number, offset, 20_000) == DATA[offset : offset + 20_000]
+                with pytest.raises(SourceError, match=r"a\.sif: too many reads.*http://origin/"):
+                    await it.read(number, 880_000, 10)
+            origin.everything = None
+            go.set()
 
 
 async def test_a_fault_in_what_is_fetched_ahead_does_not_end_the_daemon(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 
 from lazysif import errors
 from lazysif.cli import mount as cli_mount
+from lazysif.cli import status as cli_status
 from lazysif.cli.main import exit_code
 from lazysif.cli.mount import check_mountpoint, split_options
 from lazysif.errors import ConfigError, LazysifError, LocalDirectoryError, MountError
@@ -210,6 +211,51 @@ def test_status_of_nothing(lazysif, tmp_path):
     done = lazysif("status", "--json", tmp_path)
     assert done.returncode == 3
     assert json.loads(done.stdout) == {"mounts": [], "not_answering": []}
+
+
+def status_of(**changes):
+    """What a daemon says of itself, in parts."""
+    return {
+        "mountpoint": "/lazysif",
+        "source": "lazysif",
+        "pid": 7,
+        "cache": {"state": "normal", "used_bytes": 1 << 30, "limit_bytes": 2 << 30, "free_bytes": 3 << 30},
+        "counters": dict.fromkeys(
+            ("served_bytes", "read_requests", "fetched_bytes", "fetch_requests", "errors"), 0
+        ),
+        "remotes": [{"name": "bio", "offline_since": None, "last_error": ""}],
+        "requests": {"in_hand": {}, "oldest_s": 0.0, "waiting_reads": 0},
+        "images": [],
+        **changes,
+    }
+
+
+def shown(document, monkeypatch, capsys):
+    monkeypatch.setattr(cli_status, "_ask", lambda mountpoint: ([document], []))
+    assert cli_status.status_command.main([], standalone_mode=False) == 0
+    return capsys.readouterr().out
+
+
+def test_status_tells_since_when_an_origin_is_offline_and_why(monkeypatch, capsys):
+    assert "offline" not in shown(status_of(), monkeypatch, capsys)
+    since, why = "2026-01-02T03:04:05+00:00", "no connection to https://images.example/ " + "x" * 200
+    remotes = [
+        {"name": "bio", "offline_since": None, "last_error": "an old one"},
+        {"name": "shub", "offline_since": since, "last_error": why},
+    ]
+    out = shown(status_of(remotes=remotes), monkeypatch, capsys)
+    assert f"shub is offline since {since}: {why}\n" in out, "in one line, for grep"
+    assert "an old one" not in out
+    remotes = [{"name": "", "offline_since": since, "last_error": why}]
+    assert f"origin is offline since {since}" in shown(status_of(remotes=remotes), monkeypatch, capsys)
+
+
+def test_status_tells_of_requests_that_wait(monkeypatch, capsys):
+    young = {"in_hand": {"read": 2}, "oldest_s": 0.9, "waiting_reads": 2}
+    assert "in hand" not in shown(status_of(requests=young), monkeypatch, capsys)
+    old = {"in_hand": {"read": 200, "lookup": 3}, "oldest_s": 17.6, "waiting_reads": 200}
+    out = shown(status_of(requests=old), monkeypatch, capsys)
+    assert "203 requests in hand, the oldest for 18 s\n" in out
 
 
 def test_version_and_help(lazysif):

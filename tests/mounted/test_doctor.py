@@ -292,6 +292,7 @@ def test_daemon_and_keeper_stopped(lazysif: MakeMount) -> None:
         assert "timed out" in status
         assert "is served by version" in "".join(t for n, t in report.items() if n.startswith("log/"))
         assert str(mount.path) in report["mounts.txt"]
+        assert mount.status()["restarts"] == 0, "a keeper that was stopped, too, judges nobody by its silence"
         umount_soon(mount)
 
 
