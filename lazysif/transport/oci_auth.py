@@ -120,10 +120,10 @@ class OciAuth(httpx.Auth):
             async with self._lock:
                 if self._authorization == sent or time.monotonic() >= self._until:
                     order = await self._order(request)
+                    if order is None and attempt > 1 and self._authorization == sent:
+                        return  # the same again would be refused again
                     while order is not None:
                         order = await self._learn(order, (yield order))
-                if attempt > 1 and self._authorization == sent:
-                    return  # the same again would be refused again
                 sent = self._authorization
             if sent is not None:
                 request.headers["Authorization"] = sent
