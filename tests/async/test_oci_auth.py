@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs
 
 import httpx
@@ -86,8 +87,19 @@ def world() -> World:
     return World()
 
 
+class NoNames(trio.abc.HostnameResolver):
+    """The guard against inward addresses asks what names mean; no test waits for a network."""
+
+    async def getaddrinfo(self, *_: object, **__: object) -> Any:
+        raise OSError("no names here")
+
+    async def getnameinfo(self, *_: object, **__: object) -> Any:
+        raise OSError("no names here")
+
+
 @pytest.fixture
 async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
+    trio.socket.set_custom_hostname_resolver(NoNames())
     async with httpx.AsyncClient(transport=httpx.MockTransport(world)) as made:
         yield made
 
