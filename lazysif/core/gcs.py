@@ -16,7 +16,7 @@ from lazysif.model import AnswerHead
 
 _MOST_SHOWN = 300
 _CREDENTIALS = (
-    "check its credentials: credentials_file in its table, or the daemon's application default credentials"
+    "check the credentials: credentials_file in the remote's table, or the application default credentials"
 )
 
 

@@ -23,9 +23,7 @@ from lazysif.errors import (
 from lazysif.model import AnswerHead
 
 _MOST_SHOWN = 200
-_CREDENTIALS = (
-    "check its credentials: profile or credentials_file in its table, or AWS_* in the daemon's environment"
-)
+_CREDENTIALS = "check the credentials: profile or credentials_file in the remote's table, or AWS_* in the daemon's environment"
 _OUTDATED = (
     "ExpiredToken",
     "ExpiredTokenException",
