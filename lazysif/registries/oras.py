@@ -142,7 +142,9 @@ class OrasRegistry:
             raise NoSuchEntry("no image can have that name", certain=True)
         if reference.digest and not oci.is_digest(reference.digest):
             raise NoSuchEntry(
-                "no image can have that digest", hint="write @sha256: and 64 hexadecimal digits"
+                "no image can have that digest",
+                hint="write @sha256: and 64 hexadecimal digits",
+                certain=True,
             )
         return reference
 
