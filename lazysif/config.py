@@ -22,6 +22,7 @@ from lazysif.config_remotes import (
     PARSERS,
     RemoteConfig,
     Span,
+    SpanOrNone,
     Table,
     contradictions,
     kind_of,
@@ -82,12 +83,16 @@ class LimitsConfig(Table, frozen=True, kw_only=True):
 
 
 class TracesConfig(Table, frozen=True, kw_only=True):
-    """[traces]: starts are recorded, followed and shared. `url` takes traces where `put` is true."""
+    """[traces]: starts are recorded, followed and shared. `url` takes traces where `put` is true.
+
+    `offer_within` in seconds: the nodes of an array do not write all at once.
+    """
 
     enabled: bool = True
     dir: Path | None = None
     url: str = ""
     put: bool = False
+    offer_within: SpanOrNone = 30.0
     beside: bool = True
     ca_file: Path | None = None
     username: str | None = None

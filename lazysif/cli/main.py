@@ -14,6 +14,7 @@ from lazysif.cli.fsck import fsck_command
 from lazysif.cli.mount import mount_command
 from lazysif.cli.reload import reload_command
 from lazysif.cli.status import status_command
+from lazysif.cli.trace import trace_group
 from lazysif.cli.umount import umount_command
 from lazysif.cli.upgrade import upgrade_command
 from lazysif.cli.warm import warm_command
@@ -42,6 +43,7 @@ cli.add_command(warm_command)
 cli.add_command(fsck_command)
 cli.add_command(doctor_command)
 cli.add_command(bugreport_command)
+cli.add_command(trace_group)
 cli.add_command(config_group)
 
 
