@@ -243,6 +243,7 @@ class Daemon:
             self._counters,
             shares=shares_of(config.traces),
             beside=beside_image,
+            jitter_s=config.traces.offer_within,
         )
 
     def _warming(
