@@ -40,6 +40,8 @@ class Counters:
     failovers: int = 0
     mirror_disagreements: int = 0
     image_changes: int = 0
+    reads_late: int = 0
+    reads_refused: int = 0
     errors: int = 0
     unexpected_errors: int = 0
     cache_write_errors: int = 0

@@ -371,6 +371,7 @@ class Tree:
                 data = await opened.read(offset, size)
         except trio.TooSlowError:
             self._given_up.add(number, offset, size, time.monotonic())
+            self._counters.reads_late += 1
             late = DeadlineExceeded(
                 f"no data within {timeout_s:g} s",
                 image=opened.image.name,
@@ -399,6 +400,7 @@ class Tree:
         """A read that may not wait for an origin: what is cached is served, the rest is refused."""
         data = await self._in_time("read", what, opened.read_cached, *what[1:])
         if data is None:
+            self._counters.reads_refused += 1
             refusal.about(image=opened.image.name, origin=opened.image.location.origin)
             raise refusal
         self._counters.served_bytes += len(data)

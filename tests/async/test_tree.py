@@ -236,6 +236,7 @@ async def test_what_was_given_up_is_not_waited_for_once_more(tmp_path):
         with trio.fail_after(10), pytest.raises(DeadlineExceeded, match=r"a\.sif.*http://origin/"):
             await it.read(number, 504_000, 4096)
         assert await it.read(number, 0, 10) == DATA[:10], "what is cached is served"
+        assert (it.counters.reads_late, it.counters.reads_refused) == (1, 1)
         go.set()
 
 
@@ -321,6 +322,7 @@ async def test_a_start_from_cached_blocks_works_while_too_many_wait(tmp_path, mo
                     assert await it.read(number, offset, 20_000) == DATA[offset : offset + 20_000]
                 with pytest.raises(SourceError, match=r"a\.sif: too many reads.*http://origin/"):
                     await it.read(number, 880_000, 10)
+                assert it.counters.reads_refused == 1
             origin.everything = None
             go.set()
 
