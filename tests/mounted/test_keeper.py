@@ -153,7 +153,7 @@ def test_a_read_keeps_its_deadline_when_the_daemon_is_replaced(tmp_path: Path, l
     ) as origin:
         config = tmp_path / "c.toml"
         config.write_text(
-            f'[limits]\nread_timeout = 12\n[remote.a]\nkind = "http"\nurl = "{origin.url}"\nstall_timeout = 30\n'
+            f'[limits]\nread_timeout = 10\n[remote.a]\nkind = "http"\nurl = "{origin.url}"\nstall_timeout = 30\n'
         )
         mount = lazysif(config=config, log_level="info")
         fd = os.open(mount.path / "a/x.img", os.O_RDONLY)
