@@ -8,7 +8,8 @@ SIGUSR1 empties it, so that no token given out holds any more. `DIRECTORY/reques
 """
 
 # ruff: noqa: E402 # eventlet wants to be first
-# mypy: ignore-errors # runs under the system's Python, whose packages are not there where types are checked
+# mypy: ignore-errors
+# (it runs under the system's Python, whose packages are not there where types are checked)
 import eventlet
 
 eventlet.monkey_patch()
