@@ -16,6 +16,7 @@ from bench.coldwarm.measure import HERD_SYSTEMS, Plan, measure
 from bench.coldwarm.report import SYSTEMS
 from bench.coldwarm.results import Results
 from bench.images import CannotBuild, default_directory, real_sif
+from tests.support.mount import CommandFailed
 
 RESULTS = Path(__file__).parents[1] / "results"
 IMAGES = {"small": real_sif, "big": numeric_sif}
@@ -34,7 +35,7 @@ def main() -> int:
     try:
         if not options.report:
             measure(plan, IMAGES[options.image](default_directory(), say), results, say)
-    except (CannotBuild, JobFailed, OSError, RuntimeError, subprocess.CalledProcessError) as error:
+    except (CannotBuild, CommandFailed, JobFailed, OSError, RuntimeError, subprocess.CalledProcessError) as error:
         print(f"coldwarm: {error}; --resume goes on from here", file=sys.stderr)
         return 1
     print(results.publish())

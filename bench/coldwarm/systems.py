@@ -18,7 +18,7 @@ RCLONE_FLAGS = (
     "--read-only",
     "--vfs-cache-mode=full",
     "--vfs-read-chunk-size=1M",
-    "--vfs-read-chunk-size-limit=off",
+    "--vfs-read-chunk-size-limit=1M",
     "--buffer-size=0",
     "--vfs-read-ahead=0",
     "--dir-cache-time=1h",
