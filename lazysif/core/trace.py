@@ -176,7 +176,7 @@ class Recording:
         longest_s: later touches are no part of the start.
     """
 
-    def __init__(self, began_s: float, longest_s: float = 600.0) -> None:
+    def __init__(self, began_s: float, longest_s: float = 300.0) -> None:
         self._began_s = began_s
         self._longest_s = longest_s
         self._blocks: list[int] = []
@@ -187,9 +187,13 @@ class Recording:
 
     def add(self, block: int, at_s: float) -> None:
         """Note a block that was not touched before; ignored past the bounds."""
-        if len(self._blocks) < MAX_BLOCKS and at_s - self._began_s <= self._longest_s:
+        if not self.is_full(at_s):
             self._blocks.append(block)
             self._times_ms.append(round(1000 * (at_s - self._began_s)))
+
+    def is_full(self, now_s: float) -> bool:
+        """Whether nothing more is noted."""
+        return len(self._blocks) >= MAX_BLOCKS or now_s - self._began_s > self._longest_s
 
     @property
     def blocks(self) -> Sequence[int]:

@@ -105,8 +105,9 @@ class Starts:
         tracing = opened.tracing
         assert tracing is not None
         # one look in a while: an event for each block would cost its readers more
-        while (rest_s := self._quiet_s - tracing.quiet_s(trio.current_time())) > 0:  # noqa: ASYNC110
+        while (rest_s := self._quiet_s - tracing.quiet_s(trio.current_time())) > 0:
             await trio.sleep(rest_s)
+            await self._keep(opened, tracing.take_full(trio.current_time()))
         self._under_way.pop(opened.image.id, None)
         await self._keep(opened, tracing.end())
 

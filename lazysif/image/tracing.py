@@ -84,6 +84,13 @@ class ImageTracing:
         """How long nothing new was touched."""
         return now_s - self._last_s
 
+    def take_full(self, now_s: float) -> Recording | None:
+        """The recording, if it is full: a job that touches new blocks for hours began long ago."""
+        if self._recording is None or not self._recording.is_full(now_s):
+            return None
+        recording, self._recording = self._recording, None
+        return recording
+
     def end(self) -> Recording | None:
         """End the phase; what was recorded of it."""
         recording, self._recording, self._follower, self.touched = self._recording, None, None, None

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import trio
 
+from lazysif.core import trace as core_trace
 from lazysif.core.trace import Trace, TracePath, trace_key
 from lazysif.errors import FormatError, SourceTimeout, SourceUnavailable
 from lazysif.model import AnswerHead
@@ -94,6 +95,17 @@ async def test_a_start_under_way_is_kept_when_the_daemon_ends(tmp_path):
     async with world(tmp_path, origin_of_job(), starts={"quiet_s": 1000.0}) as it:
         await start(it, JOB)
     assert in_order(TraceStore(tmp_path / "state").load(KEY)) == JOB
+
+
+async def test_a_start_that_never_comes_to_rest_is_kept_when_its_recording_is_full(tmp_path, monkeypatch):
+    monkeypatch.setattr(core_trace, "MAX_BLOCKS", 60)
+    async with world(tmp_path, origin_of_job(), starts=QUICK) as it:
+        number = await it.open("a.sif")
+        for block in JOB:
+            await it.read(number, block * BLOCK, 100)
+            await trio.sleep(0.01)
+        await until(lambda: it.counters.traces_recorded == 1)
+    assert in_order(TraceStore(tmp_path / "state").load(KEY)) == JOB[:60]
 
 
 async def test_following_covers_what_was_recorded_and_fetches_little_else(tmp_path):
