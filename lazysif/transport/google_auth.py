@@ -114,9 +114,11 @@ def _told(error: Exception) -> LazysifError:
     code = str(said.get("error", ""))
     if code in ("invalid_grant", "invalid_client", "unauthorized_client", "access_denied", "deleted_client"):
         return AccessDenied(
-            f"Google's token server refuses the credentials ({code})", hint=_HINT, asks_credentials=True
+            f"Google's token server refuses the credentials ({code})",
+            hint="make a new key, and see that the clock is right",
+            asks_credentials=True,
         )
-    return SourceUnavailable(f"no token can be had from Google now ({type(error).__name__})", hint=_HINT)
+    return SourceUnavailable(f"no token can be had from Google now ({type(error).__name__})")
 
 
 class _Sender:
