@@ -35,7 +35,14 @@ def main() -> int:
     try:
         if not options.report:
             measure(plan, IMAGES[options.image](default_directory(), say), results, say)
-    except (CannotBuild, CommandFailed, JobFailed, OSError, RuntimeError, subprocess.CalledProcessError) as error:
+    except (
+        CannotBuild,
+        CommandFailed,
+        JobFailed,
+        OSError,
+        RuntimeError,
+        subprocess.CalledProcessError,
+    ) as error:
         print(f"coldwarm: {error}; --resume goes on from here", file=sys.stderr)
         return 1
     print(results.publish())

@@ -149,6 +149,7 @@ def about(image: Path) -> dict[str, object]:
     return {
         "kernel": platform.release(),
         "cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 1),
         "memory_mb": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 10**6,
         "disk_mb_per_s": round(read_bytes / 1e6 / disk_s),
         "python": platform.python_version(),
