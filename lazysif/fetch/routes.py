@@ -31,7 +31,7 @@ from lazysif.core.content_range import (
 )
 from lazysif.core.names import origin_of
 from lazysif.core.rendezvous import STRIPE_BYTES, ranked
-from lazysif.errors import ImageChanged, LazysifError, SourceTimeout, SourceUnavailable
+from lazysif.errors import AccessDenied, ImageChanged, LazysifError, SourceTimeout, SourceUnavailable
 from lazysif.model import Answer, AnswerHead, Image, ImageId, Request, Transport, Validator
 from lazysif.telemetry import Counters
 
@@ -201,6 +201,7 @@ class Routes:
             return await self._ask_mirror(stack, attempt, way.mirror, request.image)
         answer = await stack.enter_async_context(way.transport.send(request))
         attempt.head = answer.head
+        _refuse_proxy_login(way, answer.head)
         try:
             _check(answer.head, request, request.image)
         except LazysifError as error:
@@ -219,6 +220,7 @@ class Routes:
             if head.status not in (200, 206):
                 raise refusal(head)
             return _Reworded(answer, mirrors.in_own_words(head, self._base_url, way.mirror))
+        _refuse_proxy_login(way, head)
         if head.status in _TROUBLED or (head.status == 403 and way.forwarded):
             attempt.error = refusal(head)
             if not final:
@@ -321,6 +323,15 @@ def _check(head: AnswerHead, request: Request, image: Image) -> None:
         check_whole_answer(head, image)
     else:
         check_range_answer(head, request.byte_range, image)
+
+
+def _refuse_proxy_login(way: Way, head: AnswerHead) -> None:
+    """A 407 is the proxy's own: whoever is asked last, it says nothing of the origin."""
+    if head.status == 407 and way.forwarded:
+        raise AccessDenied(
+            "the proxy asks for credentials (407)",
+            hint="check proxy_username and proxy_password_file of the remote",
+        )
 
 
 def _remember(known: OrderedDict[Any, Any], key: object, value: object) -> None:
