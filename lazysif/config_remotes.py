@@ -305,10 +305,26 @@ class SregistryRemote(RemoteConfig, frozen=True, kw_only=True):
     token_file: Path | None = None
 
 
+class LibraryRemote(RemoteConfig, frozen=True, kw_only=True):
+    """kind = "library": Sylabs' library and its kin; `url` is the library's or an endpoint's."""
+
+    kind: Literal["library"]
+    url: str
+    token_file: Path | None = None
+
+    def path_of(self, uri: ImageUri) -> str | None:
+        """See `RemoteConfig.path_of`."""
+        parts = uri.rest.split("/")
+        if uri.scheme != "library" or uri.query or len(parts) > 3:
+            return None
+        return uri.rest if ":" in parts[-1] else f"{uri.rest}:latest"
+
+
 KINDS: dict[str, type[RemoteConfig]] = {
     "http": HttpRemote,
     "url": UrlRemote,
     "oras": OrasRemote,
+    "library": LibraryRemote,
     "s3": S3Remote,
     "gcs": GcsRemote,
     "swift": SwiftRemote,
