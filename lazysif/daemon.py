@@ -47,6 +47,7 @@ from lazysif.telemetry import Counters
 from lazysif.traces.configured import shares_of
 from lazysif.traces.sharing import BesideImage
 from lazysif.traces.store import TraceStore
+from lazysif.transport.split import make_engine
 from lazysif.tree.fixed_names import FixedNames
 from lazysif.tree.open_images import OpenImages
 from lazysif.tree.state import StateStore
@@ -121,6 +122,7 @@ class Daemon:
         self._cache: BlockCache | None = None
         self._tree: Tree | None = None
         self._contacts: dict[str, Contact] = {}
+        self._engine = make_engine()
         self._routes: dict[str, Routes] = {}
         self._transports: dict[str, Transport] = {}
 
@@ -129,6 +131,8 @@ class Daemon:
         cache = self._cache = BlockCache(self._cache_settings(), self._counters)
         async with trio.open_nursery() as nursery:
             await nursery.start(cache.run)
+            if self._engine is not None:
+                self._engine.start()
             flights = FlightTable()
             remotes = {r.name: self._remote(r, nursery, flights) for r in self._all_remotes}
             starts = self._starts(nursery)
@@ -167,6 +171,8 @@ class Daemon:
                 await starts.aclose()
             await cache.aclose()
             nursery.cancel_scope.cancel()
+        if self._engine is not None:
+            await self._engine.aclose()
 
     async def _serve(
         self,
@@ -279,10 +285,11 @@ class Daemon:
         source = source_of(remote)
         # probes and listings have no lane: they must not wait behind the flow of data
         connections = limits.connections + 8
-        routes = routes_of(remote, source, connections, self._counters)
+        routes = routes_of(remote, source, connections, self._counters, self._engine)
         if routes is not None:
             self._routes[remote.name] = routes
-        transport = WatchedTransport(make_transport(remote, source, connections, routes), contact)
+        sender = make_transport(remote, source, connections, routes, self._engine)
+        transport = WatchedTransport(sender, contact)
         self._transports[remote.name] = transport
         registry = source.make_registry(transport)
         nursery.start_soon(transport.watch, remote.stall_timeout, name=f"watch of {remote.name}")
@@ -342,6 +349,7 @@ class Daemon:
             "keeper_pid": keeper,
             "restarts": restarts,
             "version": __version__,
+            "bulk_by": "libcurl" if self._engine is not None else "httpx",
             "uptime_s": round(time.time() - self._started_s, 1),
             "source": self._source(),
             "images": images,

@@ -10,13 +10,12 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from lazysif.config_remotes import (
     GcsRemote,
     HttpRemote,
-    LibraryRemote,
     OrasRemote,
     RemoteConfig,
     S3Remote,
@@ -38,7 +37,6 @@ from lazysif.model import AnswerHead, Registry, Transport
 from lazysif.registries.by_url import ByUrlRegistry
 from lazysif.registries.gcs import GcsStore
 from lazysif.registries.http import HttpRegistry
-from lazysif.registries.library import LibraryRegistry
 from lazysif.registries.object_store import ObjectRegistry
 from lazysif.registries.oras import OrasRegistry
 from lazysif.registries.prefixed import PrefixedRegistry
@@ -53,7 +51,6 @@ from lazysif.transport.authorities import ClientCertificate
 from lazysif.transport.credentials import Keyring, OriginKeyring, make_auth
 from lazysif.transport.google_auth import GoogleAuth, GoogleTokens, check_credentials_file
 from lazysif.transport.httpx_transport import HttpxTransport
-from lazysif.transport.library_auth import LibraryKeyring
 from lazysif.transport.oci_auth import OciKeyring
 from lazysif.transport.oci_credentials import HINT as OCI_HINT
 from lazysif.transport.oci_credentials import oci_credentials
@@ -62,8 +59,12 @@ from lazysif.transport.read_answer import ExplainedTransport
 from lazysif.transport.renewable import Renewable
 from lazysif.transport.s3_auth import AwsChain, S3Auth, S3Keyring
 from lazysif.transport.s3_transport import S3Transport
+from lazysif.transport.split import SplitTransport
 from lazysif.transport.sregistry_auth import SregistryAuth
 from lazysif.transport.swift_auth import SWIFT_KEYS, SwiftAuth, SwiftKeyring, from_environment, login_of
+
+if TYPE_CHECKING:
+    from lazysif.transport.curl_engine import CurlEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,42 +98,64 @@ def source_of(remote: RemoteConfig) -> Source:
 
 
 def make_transport(
-    remote: RemoteConfig, source: Source, connections: int, routes: Routes | None = None
+    remote: RemoteConfig,
+    source: Source,
+    connections: int,
+    routes: Routes | None = None,
+    engine: CurlEngine | None = None,
 ) -> Transport:
     """What sends the requests of a remote, by the one way there is or by `routes`.
 
+    Args: engine: what brings the bytes of images; None leaves them to httpx.
+
     Raises: ConfigError: a secret's file cannot be used (any more).
     """
-    transport: Transport = routes or _straight(remote, source, connections)
+    transport: Transport = routes or _straight(remote, source, connections, engine=engine)
     return source.around(transport) if source.around is not None else transport
 
 
-def routes_of(remote: RemoteConfig, source: Source, connections: int, counters: Counters) -> Routes | None:
+def routes_of(
+    remote: RemoteConfig,
+    source: Source,
+    connections: int,
+    counters: Counters,
+    engine: CurlEngine | None = None,
+) -> Routes | None:
     """The ways to a remote that has several, or proxies. Raises: as `make_transport`."""
     if not has_ways(remote):
         return None
 
     def make(mirror: str | None, proxy: Proxy | None) -> Transport:
         if mirror is None:
-            return _straight(remote, source, connections, proxy)
+            return _straight(remote, source, connections, proxy, engine)
         # a mirror is another origin: it gets none of the remote's credentials
-        return _straight(remote, replace(source, base_url=mirror, certificate=None), connections, proxy)
+        there = replace(source, base_url=mirror, certificate=None)
+        return _straight(remote, there, connections, proxy, engine)
 
     return make_routes(remote, source.base_url, make, counters)
 
 
 def _straight(
-    remote: RemoteConfig, source: Source, connections: int, proxy: Proxy | None = None
-) -> HttpxTransport:
-    return HttpxTransport(
-        source.base_url,
-        keyring=source.keyring,
-        hosts=source.hosts,
-        ca_file=str(remote.ca_file) if remote.ca_file else None,
-        connections=connections,
-        proxy=proxy,
-        client_certificate=source.certificate,
-    )
+    remote: RemoteConfig,
+    source: Source,
+    connections: int,
+    proxy: Proxy | None = None,
+    engine: CurlEngine | None = None,
+) -> Transport:
+    given: dict[str, Any] = {
+        "keyring": source.keyring,
+        "hosts": source.hosts,
+        "ca_file": str(remote.ca_file) if remote.ca_file else None,
+        "connections": connections,
+        "proxy": proxy,
+        "client_certificate": source.certificate,
+    }
+    control = HttpxTransport(source.base_url, **given)
+    if engine is None:
+        return control
+    from lazysif.transport.curl_transport import CurlTransport
+
+    return SplitTransport(control, CurlTransport(source.base_url, engine, token_client=control, **given))
 
 
 def _http(remote: HttpRemote) -> Source:
@@ -307,26 +330,10 @@ def _swift_keys(remote: SwiftRemote) -> dict[str, str]:
     return {**found, **{key: keys[key] for key in ("region",) if key in keys}}
 
 
-def _library(remote: LibraryRemote) -> Source:
-    keyring = LibraryKeyring(remote.url, read_secret(remote.token_file) if remote.token_file else None)
-    return Source(
-        remote.url,
-        lambda transport: LibraryRegistry(
-            remote.url,
-            transport,
-            keyring,
-            architecture=architecture_of(os.uname().machine),
-            listing=remote.listing != "off",
-        ),
-        keyring,
-    )
-
-
 _SOURCES: dict[type[RemoteConfig], Callable[[Any], Source]] = {
     HttpRemote: _http,
     UrlRemote: _url,
     OrasRemote: _oras,
-    LibraryRemote: _library,
     S3Remote: _s3,
     GcsRemote: _gcs,
     SwiftRemote: _swift,

@@ -11,6 +11,7 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -135,21 +136,32 @@ class Fetcher:
         return flight
 
     def start(
-        self, image: Image, block_map: BlockMap, blocks: Sequence[int], sink: Sink, *, demand: bool
+        self,
+        image: Image,
+        block_map: BlockMap,
+        blocks: Sequence[int],
+        sink: Sink,
+        *,
+        demand: bool,
+        bulk: bool = False,
     ) -> list[Flight]:
         """Start an extent of blocks, in rising order, none of them under way; one for each stripe. Never waits.
 
-        The blocks are neighbours, or any of an image that its origin sends whole.
+        The blocks are neighbours, or any of an image that its origin sends whole. `bulk` is what nobody is known
+        to want soon (`lanes.Lane`).
         """
+        ticket = partial(Ticket, demand, bulk)
         if isinstance(blocks, range) and image.ranges:
             parts = in_stripes(block_map, blocks, self._limits.stripe_bytes)
-            return [flight for part in parts for flight in self._start(image, block_map, part, sink, demand)]
-        return self._start(image, block_map, blocks, sink, demand)
+            return [
+                flight for part in parts for flight in self._start(image, block_map, part, sink, ticket())
+            ]
+        return self._start(image, block_map, blocks, sink, ticket())
 
     def _start(
-        self, image: Image, block_map: BlockMap, blocks: Sequence[int], sink: Sink, demand: bool
+        self, image: Image, block_map: BlockMap, blocks: Sequence[int], sink: Sink, ticket: Ticket
     ) -> list[Flight]:
-        extent = Extent(image, block_map, sink, Ticket(demand))
+        extent = Extent(image, block_map, sink, ticket)
         for index in blocks:
             flight = Flight(index, extent.ticket)
             self._flights.add(image.id, flight)
@@ -298,6 +310,7 @@ class Fetcher:
             if length_known:
                 self._land_all(extent, held)
             await extent.sink.room()
+            await self._lanes.give_way(extent.ticket)
         if not cutter.complete:
             raise SourceUnavailable("the origin's answer ended early")
         self._land_all(extent, held)

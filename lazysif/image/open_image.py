@@ -339,7 +339,7 @@ class OpenImage:
         sink = _BulkSink(self, landed)
         if not self.image.ranges:
             return list(self._start_whole(blocks, sink).values())
-        return self._fetcher.start(self.image, self.block_map, blocks, sink, demand=False)
+        return self._fetcher.start(self.image, self.block_map, blocks, sink, demand=False, bulk=True)
 
     def accept_unread(self, index: int, data: Buffer) -> None:
         """As `accept`, for a block that nobody reads soon: it drives nothing out of memory."""
