@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from lazysif.config_remotes import (
     GcsRemote,
     HttpRemote,
+    LibraryRemote,
     OrasRemote,
     RemoteConfig,
     S3Remote,
@@ -37,6 +38,7 @@ from lazysif.model import AnswerHead, Registry, Transport
 from lazysif.registries.by_url import ByUrlRegistry
 from lazysif.registries.gcs import GcsStore
 from lazysif.registries.http import HttpRegistry
+from lazysif.registries.library import LibraryRegistry
 from lazysif.registries.object_store import ObjectRegistry
 from lazysif.registries.oras import OrasRegistry
 from lazysif.registries.prefixed import PrefixedRegistry
@@ -51,6 +53,7 @@ from lazysif.transport.authorities import ClientCertificate
 from lazysif.transport.credentials import Keyring, OriginKeyring, make_auth
 from lazysif.transport.google_auth import GoogleAuth, GoogleTokens, check_credentials_file
 from lazysif.transport.httpx_transport import HttpxTransport
+from lazysif.transport.library_auth import LibraryKeyring
 from lazysif.transport.oci_auth import OciKeyring
 from lazysif.transport.oci_credentials import HINT as OCI_HINT
 from lazysif.transport.oci_credentials import oci_credentials
@@ -330,10 +333,26 @@ def _swift_keys(remote: SwiftRemote) -> dict[str, str]:
     return {**found, **{key: keys[key] for key in ("region",) if key in keys}}
 
 
+def _library(remote: LibraryRemote) -> Source:
+    keyring = LibraryKeyring(remote.url, read_secret(remote.token_file) if remote.token_file else None)
+    return Source(
+        remote.url,
+        lambda transport: LibraryRegistry(
+            remote.url,
+            transport,
+            keyring,
+            architecture=architecture_of(os.uname().machine),
+            listing=remote.listing != "off",
+        ),
+        keyring,
+    )
+
+
 _SOURCES: dict[type[RemoteConfig], Callable[[Any], Source]] = {
     HttpRemote: _http,
     UrlRemote: _url,
     OrasRemote: _oras,
+    LibraryRemote: _library,
     S3Remote: _s3,
     GcsRemote: _gcs,
     SwiftRemote: _swift,
