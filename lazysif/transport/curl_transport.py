@@ -48,6 +48,7 @@ class CurlTransport:
     Args:
         engine: shared by all remotes.
         token_client: needed where the credentials ask other hosts (for a token).
+        redirects: those of the remote's other transport: where a URL led it, this one need not ask.
 
     Raises:
         OSError: `ca_file` cannot be used.
@@ -65,12 +66,13 @@ class CurlTransport:
         connections: int = 16,
         proxy: Proxy | None = None,
         client_certificate: ClientCertificate | None = None,
+        redirects: Redirects | None = None,
     ) -> None:
         self._base_url = base_url
         self._engine = engine
         self._keyring = keyring
         self._token_client = token_client
-        self._redirects = Redirects(base_url, hosts, proxied=proxy is not None)
+        self._redirects = redirects or Redirects(base_url, hosts, proxied=proxy is not None)
         self._proxy = proxy
         self._client_certificate = client_certificate
         self._trust = Authorities.of(ca_file)

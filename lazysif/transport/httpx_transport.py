@@ -60,7 +60,7 @@ class HttpxTransport:
     ) -> None:
         self._base_url = base_url
         self._keyring = keyring
-        self._redirects = Redirects(base_url, hosts, proxied=proxy is not None)
+        self.redirects = Redirects(base_url, hosts, proxied=proxy is not None)
         self._slots = trio.CapacityLimiter(connections)
         self._peer = "proxy" if proxy is not None else "origin"
         self._client = self._new_client(tls_context(ca_file), connections, proxy)
@@ -95,7 +95,7 @@ class HttpxTransport:
             try:
                 # the read timeout starts anew with every byte: this ends a head that drips in
                 with trio.fail_after(request.total_s):
-                    answer = await self._redirects.follow(request, self._send_once)
+                    answer = await self.redirects.follow(request, self._send_once)
             except trio.TooSlowError as error:
                 raise SourceTimeout(
                     "no answer from the origin in time", origin=origin_of(request.url)
