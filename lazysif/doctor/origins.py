@@ -29,7 +29,15 @@ _DIRECTORIES_TRIED = 3
 def origin(remote: RemoteConfig, image: str | None) -> Iterator[Finding]:
     """Args: image: a path below the remote to ask for; None looks for one in its listing."""
     name = f"origin {remote.name or origin_of(remote.url)}"
-    parts = urlsplit(remote.url)
+    try:
+        base_url = source_of(remote).base_url
+    except LazysifError as error:
+        yield diagnosis.problem(name, error.why, error.hint or "see the remote's table")
+        return
+    if not base_url:  # of many hosts
+        yield from trio.run(_answers, remote, name, "the origin", image)
+        return
+    parts = urlsplit(base_url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     step = f"the name {host} is not resolved"
     began_s = time.monotonic()
@@ -135,6 +143,8 @@ async def _answer(
     check = f"{name}: answer"
     path = given if given is not None else await _listed_image(registry)
     location = await registry.locate(path or "")
+    if location is None and path is None:
+        return diagnosis.note(check, "no listing that shows an image", "give --image NAME to try one")
     if location is None:
         return diagnosis.note(check, f"{path} is a directory there", "give --image the name of an image")
     began_s = trio.current_time()
@@ -179,7 +189,9 @@ async def _listed_image(registry: Registry) -> str | None:
         asked += 1
         try:
             entries = await registry.list(directory) or ()
-        except (AccessDenied, NoSuchEntry):
+        except (AccessDenied, NoSuchEntry) as error:
+            if isinstance(error, AccessDenied) and error.asks_credentials:
+                raise  # no name will do better
             continue
         paths = [(f"{directory}/{entry.name}" if directory else entry.name, entry.kind) for entry in entries]
         images = [path for path, kind in paths if kind is EntryKind.FILE and has_image_suffix(path)]

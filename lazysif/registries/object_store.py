@@ -56,6 +56,8 @@ class ObjectRegistry:
 
         Raises: NoSuchEntry, AccessDenied, SourceError.
         """
+        if not path:
+            return None
         location = self._location(path)
         if not has_image_suffix(path) and await self._has_keys_below(path):
             return None
