@@ -72,7 +72,7 @@ class CurlTransport:
         self._engine = engine
         self._keyring = keyring
         self._token_client = token_client
-        self._redirects = redirects or Redirects(base_url, hosts, proxied=proxy is not None)
+        self.redirects = redirects or Redirects(base_url, hosts, proxied=proxy is not None)
         self._proxy = proxy
         self._client_certificate = client_certificate
         self._trust = Authorities.of(ca_file)
@@ -85,7 +85,7 @@ class CurlTransport:
             deadline = trio.current_time() + request.total_s
             try:
                 with trio.fail_at(deadline):
-                    answer = await self._redirects.follow(request, self._send_once)
+                    answer = await self.redirects.follow(request, self._send_once)
             except trio.TooSlowError as error:
                 raise SourceTimeout(
                     "no answer from the origin in time", origin=origin_of(request.url)
@@ -157,7 +157,7 @@ class CurlTransport:
             headers=_header_lines(built, url),
             connect_s=min(request.connect_s, request.stall_s),
             trust=self._trust,
-            refuses=is_inward if await self._redirects.guard.looks_closer(url) else None,
+            refuses=is_inward if await self.redirects.guard.looks_closer(url) else None,
             client=self._client_certificate if same_origin(url, self._base_url) else None,
             proxy=self._proxy,
         )

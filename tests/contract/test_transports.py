@@ -373,7 +373,7 @@ async def test_a_name_that_turned_inward_is_refused_at_the_connection(
         async def deceived(url: str) -> None:
             """The name meant another address when it was looked at."""
 
-        monkeypatch.setattr(transport._redirects.guard, "check", deceived)
+        monkeypatch.setattr(transport.redirects.guard, "check", deceived)
         with pytest.raises(SourceProtocolError, match="this node or its link"):
             await get(transport, inner.url + "/a")
         assert inner.log == []
