@@ -1,4 +1,4 @@
-"""A whole Swift in one process, of Debian's packages: a proxy with tempauth, TempURL and large objects, and the
+"""A whole Swift in one process, of Debian's packages: a proxy with tempauth, TempURL, large objects and S3, and the
 account, container and object servers behind it, each on a port of its own.
 
     /usr/bin/python3 swift_node.py DIRECTORY
@@ -30,7 +30,7 @@ PROXY = """
 [DEFAULT]
 swift_dir = {directory}
 [pipeline:main]
-pipeline = catch_errors cache bulk tempurl tempauth slo dlo proxy-server
+pipeline = catch_errors cache bulk tempurl s3api tempauth slo dlo proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
@@ -46,6 +46,9 @@ use = egg:swift#tempurl
 use = egg:swift#tempauth
 user_test_tester = testing .admin
 user_test_reader = reading
+[filter:s3api]
+use = egg:swift#s3api
+location = eu-west-1
 [filter:slo]
 use = egg:swift#slo
 min_segment_size = 1
