@@ -80,6 +80,8 @@ class _Cursor:
         self.kept_bytes = 0
         self.strayed = 0
         self.active = False
+        self.loading = False
+        """What comes next is cached, so that less is asked for ahead."""
 
     def stop(self, need: int) -> None:
         """Follow no more, until `need` touches in order have proved it anew."""
@@ -201,7 +203,7 @@ class Follower:
         limits = self._limits
         floor = min(limits.floor_bytes * self._late, limits.most_floor_bytes)
         floor = min(floor, max(limits.floor_bytes, 2 * cursor.kept_bytes))
-        return min(max(kept, floor), limits.lead_bytes)
+        return min(max(kept, floor), limits.load_bytes if cursor.loading else limits.lead_bytes)
 
     def _least(self, cursor: _Cursor) -> int:
         """Bytes that are worth asking for: one block each time would be one request each time."""
@@ -227,7 +229,6 @@ class Follower:
         self, cursor: _Cursor, is_missing: Callable[[int], bool], found: list[int], load: list[int]
     ) -> int:
         """Ask for the next block of this path that nobody asked for; its bytes, or 0 at the end of its share."""
-        limits, lead = self._limits, self._lead(cursor)
         while cursor.scanned < len(cursor.blocks):
             block = cursor.blocks[cursor.scanned]
             size = self._length(block)
@@ -236,9 +237,10 @@ class Follower:
                 continue
             new = block not in self._asked
             missing = new and is_missing(block)
-            if cursor.ahead_bytes + size > (lead if missing or not new else min(lead, limits.load_bytes)):
+            cursor.loading = new and not missing
+            if cursor.ahead_bytes + size > self._lead(cursor):
                 return 0
-            if missing and self.pending_bytes + size > limits.budget_bytes:
+            if missing and self.pending_bytes + size > self._limits.budget_bytes:
                 return 0
             cursor.scanned += 1
             cursor.ahead_bytes += size

@@ -32,6 +32,9 @@ _BULK_ROOM = 8 << 20
 """Bytes that must be free of the write queue before bulk goes on: all of its requests may land a piece at once, and
 demand a block each, and none is to be dropped."""
 
+_PRELOADED_AT_ONCE = 8
+"""Frames that one job of the cache's threads reads ahead: a reader that needs one of them waits for all."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExtentLimits:
@@ -303,8 +306,9 @@ class OpenImage:
         for batch in ask.fetch:
             self._counters.prefetch_blocks += len(batch)
             self.prefetch_blocks(batch)
-        known = (self._table.get(i) for i in ask.load)
-        self._cache.preload([digest for digest in known if digest is not None])
+        digests = [digest for i in ask.load if (digest := self._table.get(i)) is not None]
+        for start in range(0, len(digests), _PRELOADED_AT_ONCE):
+            self._cache.preload(digests[start : start + _PRELOADED_AT_ONCE])
 
     def prefetch_blocks(self, indices: Iterable[int]) -> list[Flight]:
         """Start what is missing of these blocks in the background, in few requests; the flights started."""
