@@ -111,7 +111,7 @@ class LibraryRegistry:
         data = _data(said) if said.head.status == 200 else None
         if not isinstance(data, list):
             return None
-        found = [entry for entry in data if isinstance(entry, dict) and is_part(str(entry.get("name")))]
+        found = [entry for entry in data if isinstance(entry, dict) and is_part(entry.get("name"))]
         if depth < DEPTH - 1:
             return tuple(DirectoryEntry(entry["name"], EntryKind.DIRECTORY) for entry in found)
         return tuple(self._images_of(found))
