@@ -194,7 +194,7 @@ class GcsRemote(RemoteConfig, frozen=True, kw_only=True):
 
     kind: Literal["gcs"]
     url: str
-    endpoint: str = "https://storage.googleapis.com"
+    endpoint: str = ""
     anonymous: bool = False
     credentials_file: Path | None = None
     billing_project: str = ""

@@ -317,7 +317,9 @@ def _bucket_url(value: object, scheme: str) -> str:
 
 
 def endpoint(value: object) -> str:
-    """Scheme, host and port of a provider."""
+    """Scheme, host and port of a provider; "" stands for the kind's own."""
+    if value == "":
+        return ""
     text = url(value)
     if urlsplit(text).path.strip("/") or "?" in text:
         raise ValueError('an endpoint is scheme, host and port alone: write "https://s3.example.org:9000"')
@@ -325,9 +327,9 @@ def endpoint(value: object) -> str:
 
 
 def region(value: object) -> str:
-    """The name of a region, as providers give them."""
+    """The name of a region, as providers give them; "" is not known."""
     text = _text(value)
-    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", text):
+    if not re.fullmatch(r"[A-Za-z0-9-]{0,64}", text):
         raise ValueError(f'"{text}" is not a region: write one as "eu-west-1"')
     return text
 

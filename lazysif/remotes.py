@@ -158,7 +158,10 @@ def _straight(
         return control
     from lazysif.transport.curl_transport import CurlTransport
 
-    return SplitTransport(control, CurlTransport(source.base_url, engine, token_client=control, **given))
+    data = CurlTransport(
+        source.base_url, engine, token_client=control, redirects=control.redirects, **given
+    )
+    return SplitTransport(control, data)
 
 
 def _http(remote: HttpRemote) -> Source:
@@ -263,9 +266,9 @@ def _gcs(remote: GcsRemote) -> Source:
         return gcs_error_for_people(head, body, anonymous=remote.anonymous)
 
     return Source(
-        remote.endpoint,
+        bucket.endpoint,
         lambda sender: ObjectRegistry(GcsStore(bucket), sender, listing=remote.listing == "auto"),
-        OriginKeyring(remote.endpoint, auth),
+        OriginKeyring(bucket.endpoint, auth),
         around=lambda inner: ExplainedTransport(inner, explain),
     )
 

@@ -14,6 +14,7 @@ from lazysif.core.object_listing import ListingPage, directory_key, entries_belo
 from lazysif.errors import AccessDenied, FormatError, LazysifError
 from lazysif.model import AnswerHead
 
+_GOOGLE = "https://storage.googleapis.com"
 _MOST_SHOWN = 300
 _CREDENTIALS = (
     "check the credentials: credentials_file in the remote's table, or the application default credentials"
@@ -54,13 +55,17 @@ class GcsBucket:
         return f"{self.endpoint}/storage/v1/b/{quote(self.bucket, safe='')}/o"
 
 
-def gcs_bucket(url: str, endpoint: str) -> GcsBucket:
-    """What `gs://bucket/prefix` means. Raises: ValueError, with a text for people."""
+def gcs_bucket(url: str, endpoint: str = "") -> GcsBucket:
+    """What `gs://bucket/prefix` means, at Google where no endpoint is given.
+
+    Raises:
+        ValueError: with a text for people.
+    """
     bucket, _, prefix = url.removeprefix("gs://").partition("/")
     prefix = prefix.strip("/")
     if not bucket or (prefix and not all(is_name(name) for name in prefix.split("/"))):
         raise ValueError("the URL names no bucket, or a prefix that is no path of names")
-    return GcsBucket(bucket, prefix, endpoint.rstrip("/"))
+    return GcsBucket(bucket, prefix, endpoint.rstrip("/") or _GOOGLE)
 
 
 def parse_listing(said: object, directory: str) -> ListingPage:
