@@ -29,9 +29,6 @@ EXTENT_BYTES = 4 << 20
 """Of one request. Over loopback 4 MiB came at 950 MB/s, 1 MiB at 570; who needs a block in the middle waits for what
 comes before it, which takes 35 ms at 1 Gbit/s."""
 EXTENTS_AT_ONCE = 4
-_PATIENCE_S = 300.0
-"""How long an origin that cannot be reached is tried again, counted from the last block that came."""
-_FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
 _MOST_PASSES = 3
 
@@ -60,6 +57,8 @@ class Fill:
     Args:
         blocks: what is wanted, in the order in which it is asked for.
         pace: may be changed meanwhile.
+        patience_s: how long an origin that cannot be reached is tried again, counted from the last block that came.
+        first_pause_s: before the first such try; doubles.
     """
 
     opened: OpenImage
@@ -67,6 +66,8 @@ class Fill:
     blocks: Sequence[int]
     pace: Pace
     progress: Progress = field(default_factory=Progress)
+    patience_s: float = 300.0
+    first_pause_s: float = 1.0
     _moved_at: float = 0.0
 
     async def run(self) -> None:
@@ -108,7 +109,7 @@ class Fill:
             )
 
     async def _bring_patiently(self, lacking: list[int]) -> None:
-        pause_s = _FIRST_PAUSE_S
+        pause_s = self.first_pause_s
         while True:
             landed = self.progress.fetched_bytes
             try:
@@ -117,8 +118,8 @@ class Fill:
                 return
             except SourceUnavailable as error:
                 if self.progress.fetched_bytes > landed:
-                    pause_s = _FIRST_PAUSE_S
-                if trio.current_time() - self._moved_at > _PATIENCE_S:
+                    pause_s = self.first_pause_s
+                if trio.current_time() - self._moved_at > self.patience_s:
                     raise
                 self.progress.trouble = str(error)
             self._check_cache()

@@ -161,3 +161,67 @@ async def test_a_ticket_promoted_between_two_goes_waits_with_demand(nursery, aut
     await bench.enter("second go", demand=False, ticket=ticket)
     await bench.leave("other")
     assert bench.inside == ["second go"]
+
+
+# --- bulk -------------------------------------------------------------------------------------------------
+
+
+async def test_bulk_goes_behind_all_others_and_has_half_of_the_background(nursery, autojump_clock):
+    bench = Bench(nursery, 8, 4)
+    for name in "abc":
+        await bench.enter(name, demand=False, ticket=Ticket(False, bulk=True))
+    assert bench.inside == ["a", "b"]
+    await bench.enter("background", demand=False)
+    await bench.enter("demand", demand=True)
+    assert bench.inside == ["a", "b", "background", "demand"]
+    await bench.leave("a")
+    assert bench.inside[-1] == "c"
+
+
+async def test_bulk_that_somebody_waits_for_is_demand(nursery, autojump_clock):
+    bench = Bench(nursery, 2, 2)
+    for name in "ab":
+        await bench.enter(name, demand=False, ticket=Ticket(False, bulk=True))
+    assert bench.inside == ["a"]
+    await bench.promote("b")
+    assert bench.inside == ["a", "b"]
+
+
+async def test_bulk_stands_still_while_demand_is_under_way_and_crawls_where_that_does_not_end(
+    nursery, autojump_clock
+):
+    bench = Bench(nursery, 4, 4)
+    lanes, bulk, prefetch = bench.lanes, Ticket(False, bulk=True), Ticket(False)
+    began = trio.current_time()
+    await lanes.give_way(bulk)
+    await bench.enter("demand", demand=True)
+    await lanes.give_way(prefetch)
+    assert trio.current_time() == began, "nothing to give way to, or nothing that gives way"
+    await lanes.give_way(bulk)
+    assert 0 < trio.current_time() - began < 1, "for a moment"
+
+    done = trio.Event()
+
+    async def give_way() -> None:
+        await lanes.give_way(bulk)
+        done.set()
+
+    began = trio.current_time()
+    nursery.start_soon(give_way)
+    await wait_all_tasks_blocked()
+    await bench.leave("demand")
+    assert done.is_set()
+    assert trio.current_time() == began
+
+
+async def test_bulk_that_is_promoted_no_longer_gives_way(nursery, autojump_clock):
+    bench = Bench(nursery, 4, 4)
+    await bench.enter("demand", demand=True)
+    ticket = Ticket(False, bulk=True)
+    began = trio.current_time()
+    nursery.start_soon(bench.lanes.give_way, ticket)
+    await wait_all_tasks_blocked()
+    bench.lanes.promote(ticket)
+    await wait_all_tasks_blocked()
+    await bench.lanes.give_way(ticket)
+    assert trio.current_time() == began
