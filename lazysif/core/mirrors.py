@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-from lazysif.core.content_range import check_range_answer, http_date_s, validator_of
+from lazysif.core.content_range import IsFile, check_range_answer, http_date_s, validator_of
 from lazysif.core.names import join_url, origin_of, same_origin
 from lazysif.errors import ImageChanged
 from lazysif.model import AnswerHead, ByteRange, Image, Validator, ValidatorKind
@@ -48,10 +48,23 @@ def agreed(head: AnswerHead, asked: ByteRange, image: Image) -> Validator:
     """
     own = validator_of(head.headers)
     check_range_answer(head, asked, held_to(image, own))
-    same_time = image.modified_s and http_date_s(head.headers.get("last-modified", "")) == image.modified_s
-    if own.kind is ValidatorKind.NONE or not (own == image.condition or same_time):
+    modified_s = http_date_s(head.headers.get("last-modified", ""))
+    if not _same(image.condition, image.modified_s, own, modified_s):
         raise ImageChanged("the mirror has another version")
     return own
+
+
+def same_version(origins: IsFile, mirrors: IsFile) -> bool:
+    """Whether what a mirror told of a file is the version that the origin told of."""
+    return origins.size_bytes == mirrors.size_bytes and _same(
+        origins.validator, origins.modified_s, mirrors.validator, mirrors.modified_s
+    )
+
+
+def _same(origins: Validator, origins_s: int, mirrors: Validator, mirrors_s: int) -> bool:
+    if ValidatorKind.NONE in (origins.kind, mirrors.kind):
+        return False
+    return origins == mirrors or (origins_s != 0 and origins_s == mirrors_s)
 
 
 def held_to(image: Image, validator: Validator) -> Image:

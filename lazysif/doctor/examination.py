@@ -107,11 +107,15 @@ def looks(prepared: Prepared, image: str | None) -> dict[str, Look]:
         found["cache directory"] = partial(directories.cache, config.cache)
         found["state directory"] = partial(directories.state, config.state.dir)
     for remote in config.remotes:
-        from lazysif.doctor import origins  # half a second that a look without origins does not pay
+        # half a second that a look without origins does not pay
+        from lazysif.doctor import origins, ways
+        from lazysif.remote_ways import has_ways
 
         name, _, below = (image or "").partition("/") if remote.name else (remote.name, "", image or "")
         path = below if image and name == remote.name else None
         found[f"origin {remote.name or remote.shown_url}"] = partial(origins.origin, remote, path or None)
+        if has_ways(remote):
+            found[f"ways {remote.name or remote.shown_url}"] = partial(ways.ways, remote, path or None)
     wanted = [prepared.mountpoint] if prepared.mountpoint else []
     found["Apptainer"] = partial(node.apptainer, wanted or paths)
     for one in mounted:

@@ -16,9 +16,11 @@ from lazysif.core import diagnosis
 from lazysif.core.content_range import IsFile, http_date_s, judge_probe
 from lazysif.core.diagnosis import Finding
 from lazysif.core.names import has_image_suffix, origin_of
+from lazysif.doctor.ways import goes_straight
 from lazysif.errors import AccessDenied, LazysifError, NoSuchEntry
 from lazysif.model import AnswerHead, ByteRange, EntryKind, Registry, Request, Transport, ValidatorKind
-from lazysif.remotes import make_transport, source_of
+from lazysif.remotes import make_transport, routes_of, source_of
+from lazysif.telemetry import Counters
 
 _STEP_S = 3.0
 _ANSWERS_S = 5.0
@@ -39,6 +41,9 @@ def origin(remote: RemoteConfig, image: str | None) -> Iterator[Finding]:
         return
     parts = urlsplit(base_url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    if not goes_straight(remote):
+        yield from trio.run(_answers, remote, name, host, image)
+        return
     step = f"the name {host} is not resolved"
     began_s = time.monotonic()
     tls_s = None
@@ -118,7 +123,8 @@ async def _answers(remote: RemoteConfig, name: str, host: str, image: str | None
     findings = []
     try:
         source = source_of(remote)
-        transport = make_transport(remote, source, connections=2)
+        routes = routes_of(remote, source, 2, Counters())
+        transport = make_transport(remote, source, 2, routes)
         with trio.fail_after(_ANSWERS_S):
             try:
                 findings.append(await _answer(source.make_registry(transport), transport, name, image, heads))

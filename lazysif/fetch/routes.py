@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 
 _FIRST_REST_S = 2.0
 _LONGEST_REST_S = 300.0
-_REST_FOR_TIME_LOST = 3.0
+_REST_FOR_TIME_LOST = 6.0
+"""Of several that hang, none is tried twice before the last is tried once."""
 _CONNECT_S = 3.0
 """For a way that others can stand in for; the last one has the usual patience."""
 _APART_S = 60.0
@@ -101,14 +102,14 @@ class Way:
             log.warning("%s works again", self.name)
             self.failures = 0
 
-    def failed(self, began: float, error: LazysifError) -> None:
-        """Nothing came, or not all. What was sent before an earlier failure says nothing new."""
+    def failed(self, began: float, error: LazysifError, heard_at: float | None = None) -> None:
+        """Nothing came, or nothing more since `heard_at`. What was sent before an earlier failure says nothing new."""
         if began <= self._failed_at:
             return
         self._failed_at = trio.current_time()
         # what costs its readers long is not to be tried often
-        least_s = max(_FIRST_REST_S, _REST_FOR_TIME_LOST * (self._failed_at - began))
-        rest_s = min(least_s * 2 ** min(self.failures, 10), _LONGEST_REST_S) * (0.5 + random.random() / 2)
+        least_s = max(_FIRST_REST_S, _REST_FOR_TIME_LOST * (self._failed_at - (heard_at or began)))
+        rest_s = min(least_s * 2 ** min(self.failures, 10), _LONGEST_REST_S) * (0.75 + random.random() / 4)
         self._rests_until = self._failed_at + rest_s
         self.failures += 1
         self.last_error = str(error)
@@ -124,15 +125,15 @@ class Routes:
     """
 
     def __init__(self, base_url: str, groups: Sequence[Sequence[Way]], counters: Counters) -> None:
-        self._base_url = base_url
+        self.base_url = base_url
         self._groups = groups
         self._counters = counters
-        self._ways = [way for group in groups for way in group]
+        self.ways = [way for group in groups for way in group]
         self._guards: OrderedDict[tuple[ImageId, str], Validator] = OrderedDict()
         self._apart: OrderedDict[tuple[ImageId, str], float] = OrderedDict()
         self.stripe_bytes = STRIPE_BYTES if any(len(group) > 1 for group in groups) else 0
         """Where extents are to be cut, so that each lies in one way's share; 0 for nowhere."""
-        self.has_mirrors = any(way.mirror is not None for way in self._ways)
+        self.has_mirrors = any(way.mirror is not None for way in self.ways)
 
     # --- order ------------------------------------------------------------------------------------
 
@@ -219,7 +220,7 @@ class Routes:
         if way.mirror is not None:
             if head.status not in (200, 206):
                 raise refusal(head)
-            return _Reworded(answer, mirrors.in_own_words(head, self._base_url, way.mirror))
+            return _Reworded(answer, mirrors.in_own_words(head, self.base_url, way.mirror))
         _refuse_proxy_login(way, head)
         if head.status in _TROUBLED or (head.status == 403 and way.forwarded):
             attempt.error = refusal(head)
@@ -230,7 +231,7 @@ class Routes:
     def _url_at(self, way: Way, request: Request) -> str:
         if way.mirror is None:
             return request.url
-        return mirrors.on_mirror(request.url, self._base_url, way.mirror) or ""
+        return mirrors.on_mirror(request.url, self.base_url, way.mirror) or ""
 
     async def _ask_mirror(self, stack: AsyncExitStack, attempt: _Try, mirror: str, image: Image) -> Answer:
         """An answer of this very version, in the origin's words. Raises: LazysifError."""
@@ -274,10 +275,10 @@ class Routes:
 
     def stands_in(self, way: Way) -> bool:
         """Whether another than `way` takes requests."""
-        return any(other.ready for other in self._ways if other is not way)
+        return any(other.ready for other in self.ways if other is not way)
 
     async def aclose(self) -> None:
-        for transport in {id(way.transport): way.transport for way in self._ways}.values():
+        for transport in {id(way.transport): way.transport for way in self.ways}.values():
             await transport.aclose()
 
     def status(self) -> list[dict[str, Any]]:
@@ -378,14 +379,16 @@ class _RoutedAnswer:
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """See `model.Answer.chunks`."""
+        heard_at = trio.current_time()
         try:
             async with aclosing(self._answer.chunks()) as pieces:
                 async for chunk in pieces:
+                    heard_at = trio.current_time()
                     self._way.received_bytes += len(chunk)
                     yield chunk
         except SourceUnavailable as error:
             self.broke = True
-            self._way.failed(self._began, error)
+            self._way.failed(self._began, error, heard_at)
             if isinstance(error, SourceTimeout) and self._routes.stands_in(self._way):
                 # silence of one way is not silence of the origin (`fetch.contact`)
                 raise SourceUnavailable(f"{self._way.name}: {error.why}", origin=error.origin) from error
