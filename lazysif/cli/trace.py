@@ -141,7 +141,7 @@ def export_command(image: str, output: Path | None, state_dir: Path | None, file
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_with_store
 def import_command(files: Sequence[Path], state_dir: Path | None, file: Path | None) -> int:
-    """Add the traces in FILES to those of this node. A daemon takes them at the next open of their images."""
+    """Add the traces in FILES to those of this node. A daemon takes them at the next start."""
     store = _store(state_dir, file)
     for given in files:
         trace = _read(given)
@@ -157,7 +157,7 @@ def import_command(files: Sequence[Path], state_dir: Path | None, file: Path | N
 @click.option("--all", "everything", is_flag=True, help="All traces of this node.")
 @_with_store
 def forget_command(images: Sequence[str], everything: bool, state_dir: Path | None, file: Path | None) -> int:
-    """Forget the traces of IMAGES on this node; a daemon follows them until it lets go of the image."""
+    """Forget the traces of IMAGES on this node. A daemon follows them no more from the next start on."""
     if bool(images) == everything:
         raise click.UsageError("name images, or give --all")
     store = _store(state_dir, file)

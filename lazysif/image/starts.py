@@ -104,6 +104,9 @@ class Starts:
         """Wait until nothing new is touched, and keep what was recorded."""
         tracing = opened.tracing
         assert tracing is not None
+        key = self._keys.get(opened.image.id)
+        if key is not None:  # what was imported or forgotten since the last start
+            self._use(opened, await self._known(opened, key))
         # one look in a while: an event for each block would cost its readers more
         while (rest_s := self._quiet_s - tracing.quiet_s(trio.current_time())) > 0:
             await trio.sleep(rest_s)
@@ -236,7 +239,7 @@ class Starts:
         log.warning("%s: its trace from %s is not used: %s", opened.image.name, where, error.why)
 
     def _use(self, opened: OpenImage, trace: Trace) -> None:
-        if opened.tracing is not None and trace.paths:
+        if opened.tracing is not None:
             opened.tracing.set_paths(trace.paths)
             opened.follow()
 

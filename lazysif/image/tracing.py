@@ -69,7 +69,10 @@ class ImageTracing:
     def set_paths(self, paths: Sequence[TracePath]) -> None:
         """What is known of this image's starts; may come while one is under way."""
         # 4 bytes a block: paths are kept as long as the image is
-        self._paths = [array("I", path.blocks) for path in paths]
+        new = [array("I", path.blocks) for path in paths]
+        if new == self._paths:
+            return
+        self._paths = new
         if self._recording is None:
             return
         self._follow()

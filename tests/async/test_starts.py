@@ -68,6 +68,10 @@ def in_order(trace):
     return HEAD + list(path.blocks[len(HEAD) :])
 
 
+def in_order_of_touch(trace):
+    return list(trace.paths[0].blocks)
+
+
 def empty_cache(directory):
     shutil.rmtree(directory / "cache")
 
@@ -145,6 +149,24 @@ async def test_jobs_of_one_image_keep_paths_of_their_own(tmp_path):
         set(OTHER),
         set(JOB),
     ]
+
+
+async def test_what_is_imported_or_forgotten_counts_from_the_next_start_on(tmp_path):
+    async with world(tmp_path, origin_of_job(), starts=QUICK) as it:
+        await start(it, JOB[:2])
+        await settle(it)
+        store = TraceStore(tmp_path / "state")
+        store.add(Trace(KEY, len(DATA), BLOCK, (TracePath(tuple(OTHER), tuple(range(len(OTHER)))),)))
+        await start(it, OTHER[:60])
+        await settle(it)
+        assert it.counters.prefetch_blocks > 0
+        store.forget(KEY)
+        await start(it, [399])
+        await settle(it)
+        assert not it.images.listed()[0].tracing.following
+        await start(it, JOB[20:40])
+        await settle(it)
+        assert in_order_of_touch(store.load(KEY)) == JOB[20:40]
 
 
 async def test_a_glance_and_a_copy_are_no_starts(tmp_path):
