@@ -103,7 +103,10 @@ class Way:
             self.failures = 0
 
     def failed(self, began: float, error: LazysifError, heard_at: float | None = None) -> None:
-        """Nothing came, or nothing more since `heard_at`. What was sent before an earlier failure says nothing new."""
+        """Nothing came, or nothing more since `heard_at`.
+
+        What was sent before an earlier failure says nothing new.
+        """
         if began <= self._failed_at:
             return
         self._failed_at = trio.current_time()
