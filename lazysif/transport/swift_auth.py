@@ -184,7 +184,8 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
     `OS_AUTH_URL` and its companions are v3, `ST_AUTH` v1, `OS_STORAGE_URL` with `OS_AUTH_TOKEN` a token.
     """
     found = {key: environ[name] for name, key in _VARIABLES.items() if environ.get(name)}
-    if "auth_url" in found and not {"password", "application_credential_secret"}.isdisjoint(found):
+    ways = ({"username", "password"}, {"application_credential_id", "application_credential_secret"})
+    if "auth_url" in found and any(way <= found.keys() for way in ways):
         found.pop("token", None)
         return found | {"auth_version": "3"}
     if {"storage_url", "token"} <= found.keys():
