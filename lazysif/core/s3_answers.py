@@ -97,6 +97,11 @@ def error_for_people(
     Args: now_s: this node's clock, seconds since 1970.
     """
     code, status = error.code, head.status
+    if status == 403 and code in ("", "AccessDenied"):
+        said = f": {error.message}" if error.message.lower().rstrip(".") not in ("", "access denied") else ""
+        return AccessDenied(
+            f"the origin refuses access ({f'403 {code}'.strip()}{said})", hint=_denied(anonymous)
+        )
     if code in _STATUS_SAYS_IT or code in _TEMPORARY:
         return None
     if code == "NoSuchBucket":
@@ -120,9 +125,6 @@ def error_for_people(
         return SourceProtocolError(
             f"the bucket is in another region{where}, {code}", hint="write its region in the remote's table"
         )
-    if code == "AccessDenied" and status == 403:
-        said = f": {error.message}" if error.message.lower().rstrip(".") != "access denied" else ""
-        return AccessDenied(f"the origin refuses access (403 AccessDenied{said})", hint=_denied(anonymous))
     general = refusal(head)
     general.why += f" {code}"
     return general

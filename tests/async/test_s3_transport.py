@@ -207,8 +207,8 @@ async def test_a_long_body_is_not_read_to_its_end():
             yield bytes(1 << 16)
         pytest.fail("read to the end")
 
-    table = Table(lambda _: (403, {}, b""))
-    answered = Answered(AnswerHead(403, {}, AWS), b"")
+    table = Table(lambda _: (400, {}, b""))
+    answered = Answered(AnswerHead(400, {}, AWS), b"")
     answered.chunks = endless  # type: ignore[method-assign]
 
     @asynccontextmanager
@@ -216,7 +216,7 @@ async def test_a_long_body_is_not_read_to_its_end():
         yield answered
 
     table.send = send  # type: ignore[method-assign]
-    assert await status_of(transport(table), REQUEST) == 403
+    assert await status_of(transport(table), REQUEST) == 400
 
 
 # --- credentials ----------------------------------------------------------------------------------
