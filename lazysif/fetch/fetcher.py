@@ -243,7 +243,8 @@ class Fetcher:
             await self._request(extent, location, total_s, stall_s)
         except (AccessDenied, ImageChanged):
             renewed = await self.locations.renewed(extent.image, location)
-            if renewed.url == location.url:
+            # a URL that names the digest stays as it is: what the registry has renewed is its token
+            if renewed is location or (renewed.url == location.url and not renewed.content_addressed):
                 raise
             await self._request(extent, renewed, total_s, stall_s)
 
