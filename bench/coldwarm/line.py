@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import http.client
 import statistics
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bench.shaper import Shaper
@@ -54,19 +54,20 @@ def measured(line: Shaper, path: str, profile: Profile, size_bytes: int) -> dict
 
 
 def _mbit_per_s(port: int, path: str, count: int, readers: int) -> float:
-    threads = [threading.Thread(target=_fetch, args=(port, path, count)) for _ in range(readers)]
-    began_s = time.monotonic()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return round(count * readers * 8 / 1e6 / (time.monotonic() - began_s))
+    """From the first byte of the first reader to the last of the last."""
+    with ThreadPoolExecutor(readers) as threads:
+        spans = list(threads.map(lambda _: _fetch(port, path, count), range(readers)))
+    seconds = max(end for _, end in spans) - min(first for first, _ in spans)
+    return round(count * readers * 8 / 1e6 / seconds)
 
 
-def _fetch(port: int, path: str, count: int) -> None:
+def _fetch(port: int, path: str, count: int) -> tuple[float, float]:
+    """Read so many bytes; returns when the first had come, and the last."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request("GET", path, headers={"Range": f"bytes=0-{count - 1}"})
     answer, buffer = connection.getresponse(), bytearray(1 << 20)
+    first_s = time.monotonic()
     while answer.readinto(buffer):
         pass
     connection.close()
+    return first_s, time.monotonic()

@@ -17,7 +17,7 @@ from bench.nginx import LoggedRequest, Nginx
 from bench.shaper import Shaper
 
 NAME = "image.sif"
-QUIET_S = 0.4
+QUIET_S = 0.3
 """An origin that has answered nothing for so long has no more to answer, ..."""
 SETTLE_S = 20.0
 """... or it goes on for longer than anybody wants to wait."""
