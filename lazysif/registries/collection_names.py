@@ -27,6 +27,8 @@ def reference_of(path: str) -> Reference | None:
 
     Raises: NoSuchEntry: no image can have that name.
     """
+    if not path:
+        return None
     parts = path.split("/")
     try:
         reference = parse_reference(path, whole=len(parts) == 2)
