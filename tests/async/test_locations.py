@@ -2,6 +2,7 @@
 
 import random
 import time
+from dataclasses import replace
 
 import pytest
 import trio
@@ -160,3 +161,25 @@ async def test_a_registry_that_comes_back_is_asked_again(nursery, autojump_clock
     nursery.start_soon(mend)
     await it.fetch(0)
     assert it.hub.asked == 2
+
+
+class Blobs(Hub):
+    """A registry whose URLs hold the digest: what it renews is a token."""
+
+    async def locate(self, path):
+        self.asked += 1
+        await trio.lowlevel.checkpoint()
+        return Location("http://origin/blob", ORIGIN, validator=DIGEST, content_addressed=True)
+
+
+async def test_a_url_that_names_the_digest_is_asked_once_more_with_a_new_token(nursery):
+    it = Bench(nursery, {"/blob": File(DATA, etag=None)}, url="http://origin/blob")
+    it.image = replace(it.image, location=replace(it.image.location, content_addressed=True), guard=None)
+    it.locations._registry = blobs = Blobs()
+    it.origin.script.append(Status(401))
+    await it.fetch(0)
+    assert (blobs.asked, len(it.origin.requests)) == (1, 2)
+    it.origin.script.extend([Status(401)] * 3)
+    with pytest.raises(AccessDenied):
+        await it.fetch(3)
+    assert (blobs.asked, len(it.origin.requests)) == (1, 3)  # renewed just now: it would not help
