@@ -3,6 +3,7 @@
     python -m tests.chaos --seed 1 2 3      # the whole table, once a seed
     python -m tests.chaos --kills           # 100 times kill -9, 20 upgrades
     python -m tests.chaos --seed 2 --only "kill" "full disk" --minutes 5
+    python -m tests.chaos --only "doze" "descriptors for long" --together
 
 As root. The results go to DIRECTORY as JSON, one file a run; `--document` puts them into docs/reliability.md.
 """
@@ -41,6 +42,7 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, nargs="+", default=[1])
     parser.add_argument("--only", nargs="+", choices=BY_NAME, metavar="NAME", help="of the table")
+    parser.add_argument("--together", action="store_true", help="those of --only at once")
     parser.add_argument("--pairs", type=int, default=5, help="episodes of two disturbances at once")
     parser.add_argument("--minutes", type=float, default=0, help="repeat episodes for so long")
     parser.add_argument("--kills", type=int, nargs="?", const=100, help="only kills, so many")
@@ -75,7 +77,7 @@ def main() -> int:
         else:
             only = [BY_NAME[name] for name in options.only] if options.only else TABLE
             pairs = 0 if options.only else options.pairs
-            result = chaos(seed, only, pairs, options.minutes, say)
+            result = chaos(seed, only, pairs, options.minutes, say, together=options.together)
             name = f"chaos-{seed}.json"
         if log := result.pop("log"):
             (options.results / name).with_suffix(".log").write_text(log)

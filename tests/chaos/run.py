@@ -11,8 +11,9 @@ import re
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import repeat
 from typing import Any
 
 from lazysif import __version__
@@ -203,20 +204,32 @@ class Episodes(Run):
         return found
 
 
-def chaos(seed: int, only: Sequence[Disturbance], pairs: int, minutes: float, say: Say) -> dict[str, Any]:
-    """Each of `only` once, then so many pairs, then again until the minutes are over."""
+def programme(seed: int, only: Sequence[Disturbance], pairs: int) -> Iterator[list[Disturbance]]:
+    """Each of `only` once, then so many pairs of the table, then any of `only` without end."""
     chance = random.Random(seed)
+    for disturbance in chance.sample(only, len(only)):
+        yield [disturbance]
+    for _ in range(pairs):
+        yield _two_of(TABLE, chance)
+    while True:
+        yield [chance.choice(only)]
+
+
+def chaos(
+    seed: int, only: Sequence[Disturbance], pairs: int, minutes: float, say: Say, *, together: bool = False
+) -> dict[str, Any]:
+    """The programme once, then on until the minutes are over; or all of `only` at once, in their order."""
     referee = Referee(READ_TIMEOUT_S, REVALIDATE_S)
+    episodes = repeat(list(only)) if together else programme(seed, only, pairs)
+    least = 1 if together else len(only) + pairs
     with Stage(seed, referee) as stage:
         run = Episodes(stage, referee, say)
         run.begin()
-        order = chance.sample(only, len(only))
-        for disturbance in order:
-            run.play([disturbance], chance)
-        for _ in range(pairs):
-            run.play(_two_of(TABLE, chance), chance)
-        while time.monotonic() - run.began_s < minutes * 60:
-            run.play([chance.choice(only)], chance)
+        for number, chosen in enumerate(episodes):
+            if number >= least and time.monotonic() - run.began_s >= minutes * 60:
+                break
+            # what one of them draws depends on what is on the disk at that moment; the others draw as ever
+            run.play(chosen, random.Random(f"{seed} {number}"))
         return run.finish()
 
 

@@ -175,8 +175,16 @@ class Stage:
 
     def pid(self) -> int:
         """Of the present daemon, when it answers. Raises: AssertionError: none does."""
-        wait_until(lambda: self.status() is not None, "no daemon answers")
-        return int((self.status() or {})["pid"])
+        answer: dict[str, Any] | None = None
+
+        def answers() -> bool:
+            nonlocal answer
+            answer = self.status()
+            return answer is not None
+
+        wait_until(answers, "no daemon answers")
+        assert answer is not None
+        return int(answer["pid"])
 
     def kill_daemon(self) -> float:
         """kill -9, and wait until another one answers; how long that took."""

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from tests.chaos.disturbances import TABLE
 from tests.chaos.referee import REPLACED_S, Episode, Referee, extra_s
+from tests.chaos.run import programme
 from tests.chaos.worker import Outcome
 from tests.support.mount import REPOSITORY, scrubbed_environment
 
@@ -83,6 +85,14 @@ def test_no_job_notices_kills_and_upgrades(play: Callable[..., dict[str, Any]]) 
 
 def test_names_in_the_table_are_unique() -> None:
     assert len({disturbance.name for disturbance in TABLE}) == len(TABLE)
+
+
+def test_a_seed_gives_the_same_programme() -> None:
+    """Regression: what some disturbances drew depended on the disk, and so did all that came after them."""
+    first, again, other = (list(islice(programme(seed, TABLE, 5), len(TABLE) + 9)) for seed in (1, 1, 2))
+    assert first == again != other
+    assert sorted(d.name for (d,) in first[: len(TABLE)]) == sorted(d.name for d in TABLE)
+    assert [len(chosen) for chosen in first[len(TABLE) :]] == [2] * 5 + [1] * 4
 
 
 class TestReferee:
