@@ -23,7 +23,9 @@ from lazysif.errors import (
 from lazysif.model import AnswerHead
 
 _MOST_SHOWN = 200
-_CREDENTIALS = "check the credentials: profile or credentials_file in the remote's table, or AWS_* in the daemon's environment"
+_CREDENTIALS = (
+    "check the credentials: profile or credentials_file in the remote's table, or AWS_* of the daemon"
+)
 _OUTDATED = (
     "ExpiredToken",
     "ExpiredTokenException",

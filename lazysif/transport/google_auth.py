@@ -67,9 +67,8 @@ class GoogleTokens:
         """Raises: AccessDenied: there are no credentials; SourceUnavailable: no token can be had now."""
         from google.auth import exceptions
 
-        # at DEBUG they write requests and answers
-        for name in ("google", "urllib3"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        # at DEBUG it writes requests and answers, at WARNING each try to reach a metadata server
+        logging.getLogger("google").setLevel(logging.ERROR)
         with httpx.Client(verify=tls_context(self._ca_file), trust_env=False, timeout=_TIMEOUT_S) as client:
             sender = _Sender(client)
             try:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
+import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from gcp_storage_emulator.server import create_server
 
-from tests.registries.scenarios import Logged, RegistryScenarios, Stand
+from tests.registries.scenarios import REVALIDATE_S, Logged, MakeMount, RegistryScenarios, Stand
 from tests.support.gcs_server import BUCKET, GcsServer
+from tests.support.mount import wait_until
 
 pytestmark = [pytest.mark.mounted, pytest.mark.timeout(120)]
 
@@ -92,3 +97,59 @@ def test_the_stand_is_what_googles_client_takes_for_google(gcs: GcsServer, tmp_p
     assert bucket.blob(blob.name).download_as_bytes(checksum=None) == b"other"
     with pytest.raises(NotFound):
         bucket.blob("absent").download_as_bytes(checksum=None)
+
+
+def mounted(lazysif: MakeMount, tmp_path: Path, keys: str) -> Path:
+    configuration = tmp_path / "lazysif.toml"
+    configuration.write_text(f'[remote.r]\nkind = "gcs"\nrevalidate = {REVALIDATE_S}\n{keys}\n')
+    return lazysif(config=configuration).path / "r"
+
+
+def test_a_generation_stays_readable_when_another_is_live_and_whatever_its_metadata(
+    gcs: GcsServer, lazysif: MakeMount, tmp_path: Path
+) -> None:
+    gcs.public = True
+    old, new = bytes(range(256)) * 20_000, bytes(range(255, -1, -1)) * 20_000
+    gcs.put("sif/a+b (x)é.sif", old)
+    root = mounted(lazysif, tmp_path, f'url = "gs://{BUCKET}/sif"\nendpoint = "{gcs.url}"\nanonymous = true')
+    assert [path.name for path in root.iterdir()] == ["a+b (x)é.sif"]
+    image = root / "a+b (x)é.sif"
+    with image.open("rb", buffering=0) as opened:
+        head = opened.read(4096)
+        gcs.objects["sif/a+b (x)é.sif"].metageneration += 1
+        head += opened.read(1 << 20)
+        gcs.put("sif/a+b (x)é.sif", new, keep_old=True)
+        assert head + b"".join(iter(lambda: opened.read(1 << 20), b"")) == old
+    time.sleep(REVALIDATE_S + 1.2)
+    assert image.read_bytes() == new
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_an_emulator_of_other_making(lazysif: MakeMount, tmp_path: Path) -> None:
+    """Its answers name no version, so a file of its is downloaded whole, once."""
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import storage
+
+    data = random.Random(7).randbytes(3_000_000)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET)
+    server.start()
+    endpoint = f"http://127.0.0.1:{port}"
+    wait_until(lambda: _answers(port), "the emulator does not start")
+    try:
+        client = storage.Client(
+            project="project", credentials=AnonymousCredentials(), client_options={"api_endpoint": endpoint}
+        )
+        client.bucket(BUCKET).blob("sif/dir/hello.sif").upload_from_string(data)
+        root = mounted(
+            lazysif, tmp_path, f'url = "gs://{BUCKET}/sif"\nendpoint = "{endpoint}"\nanonymous = true'
+        )
+        assert [path.name for path in (root / "dir").iterdir()] == ["hello.sif"]
+        assert (root / "dir" / "hello.sif").read_bytes() == data
+    finally:
+        server.stop()

@@ -46,7 +46,7 @@ class GcsHandler(Handler):
         query = dict(parse_qsl(parts.query))
         is_data = query.get("alt") == "media"
         self.stand.log.add(f"GET {parts.path}?{parts.query} {self.headers.get('Range', '-')}", data=is_data)
-        if parts.path.startswith("/computeMetadata/"):
+        if parts.path == "/" or parts.path.startswith("/computeMetadata/"):
             self._metadata(parts.path)
             return
         if not self._may_read():
@@ -62,7 +62,9 @@ class GcsHandler(Handler):
     def do_POST(self) -> None:
         parts = urlsplit(self.path)
         body = self.body()
-        if parts.path == "/token":
+        if parts.path.startswith("/computeMetadata/"):
+            self._metadata(parts.path)
+        elif parts.path == "/token":
             self._token({name: values[0] for name, values in parse_qs(body.decode()).items()})
 
     def _may_read(self) -> bool:
