@@ -1,8 +1,9 @@
 """Whether the origin of a remote can be reached, told by the requests that are sent anyway.
 
 An origin is *offline* from the first request that timed out, or from the second that found no connection, until
-one is answered. While it is, one request at a time tries, after pauses that grow and are jittered; who else
-needs the origin waits for that one. Any status is an answer: an origin that says 503 is there.
+one is answered. Of a remote with several hosts (registries that users choose from) one that is silent says nothing
+while another has answered lately. While an origin is offline, one request at a time tries, after pauses that grow and
+are jittered; who else needs it waits for that one. Any status is an answer: an origin that says 503 is there.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from urllib.parse import urlsplit
 
 import trio
 
@@ -27,6 +29,8 @@ _FIRST_PATIENCE_S = 2.0
 _DOUBTFUL_S = 1.0
 _CHECK_S = 15.0
 """While nobody needs an origin that is offline, it is asked this often whether it is back."""
+_OTHERS_S = 60.0
+_MAX_HOSTS = 100
 
 
 class Contact:
@@ -36,6 +40,8 @@ class Contact:
         self._name = name or "the remote"
         self._failures = 0
         self._answered_at = float("-inf")
+        self._heard: dict[str, float] = {}
+        """By host, when it has answered last."""
         self._under_way: dict[object, float] = {}
         self._trying = False
         self._next_try = 0.0
@@ -71,8 +77,11 @@ class Contact:
     def end(self, mark: object) -> None:
         self._under_way.pop(mark, None)
 
-    def answered(self) -> None:
+    def answered(self, host: str = "") -> None:
         self._answered_at = trio.current_time()
+        if len(self._heard) >= _MAX_HOSTS and host not in self._heard:
+            self._heard.clear()
+        self._heard[host] = self._answered_at
         self._failures = 0
         if self.offline_since is not None:
             log.warning(
@@ -83,11 +92,11 @@ class Contact:
             self._tries = 0
             self._wake()
 
-    def failed(self, silent_from: float, error: SourceUnavailable) -> None:
+    def failed(self, silent_from: float, error: SourceUnavailable, host: str = "") -> None:
         """No connection, or silence since then. What others were answered in the meantime counts for more."""
         self.last_error = str(error)
         now = trio.current_time()
-        if silent_from < self._answered_at:
+        if silent_from < self._answered_at or self._hears_another(host):
             return
         self._error = error
         self._failures += 2 if isinstance(error, SourceTimeout) else 1
@@ -100,6 +109,11 @@ class Contact:
         self._next_try = now + pause_s * (0.5 + random.random() / 2)
         self._tries += 1
         self._wake()
+
+    def _hears_another(self, host: str) -> bool:
+        """A user who asks for a registry that is not there must not make the others look gone."""
+        since = trio.current_time() - _OTHERS_S
+        return bool(host) and any(heard > since for other, heard in self._heard.items() if other != host)
 
     async def went_offline(self) -> None:
         """Wait until it is offline."""
@@ -184,28 +198,29 @@ class WatchedTransport:
     async def send(self, request: Request) -> AsyncIterator[Answer]:
         """See `model.Transport.send`."""
         mark = self._contact.begin()
+        host = urlsplit(request.url).netloc
         began = trio.current_time()
         reached = False
         try:
             async with self._transport.send(request) as answer:
                 reached = True
-                watched = _WatchedAnswer(answer, self._contact)
+                watched = _WatchedAnswer(answer, self._contact, host)
                 try:
                     yield watched
                 except LazysifError:
                     if not watched.silent:
-                        self._contact.answered()
+                        self._contact.answered(host)
                     raise
                 if not watched.silent:
-                    self._contact.answered()
+                    self._contact.answered(host)
         except SourceUnavailable as error:
             if not reached:
-                self._contact.failed(began, error)
+                self._contact.failed(began, error, host)
             self._failed_url = request.url
             raise
         except LazysifError:
             if not reached:
-                self._contact.answered()  # what cannot be believed came from somebody
+                self._contact.answered(host)  # what cannot be believed came from somebody
             raise
         finally:
             self._contact.end(mark)
@@ -215,9 +230,10 @@ class WatchedTransport:
 
 
 class _WatchedAnswer:
-    def __init__(self, answer: Answer, contact: Contact) -> None:
+    def __init__(self, answer: Answer, contact: Contact, host: str) -> None:
         self._answer = answer
         self._contact = contact
+        self._host = host
         self.silent = False
 
     @property
@@ -230,10 +246,10 @@ class _WatchedAnswer:
         try:
             async with aclosing(self._answer.chunks()) as pieces:
                 async for chunk in pieces:
-                    self._contact.answered()
+                    self._contact.answered(self._host)
                     heard_at = trio.current_time()
                     yield chunk
         except SourceTimeout as error:
             self.silent = True
-            self._contact.failed(heard_at, error)
+            self._contact.failed(heard_at, error, self._host)
             raise

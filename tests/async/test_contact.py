@@ -52,6 +52,25 @@ async def test_a_request_that_stalls_while_others_are_answered_says_nothing(auto
     assert not contact.offline
 
 
+async def test_a_host_that_is_gone_says_nothing_while_another_answers(autojump_clock):
+    contact = Contact()
+    gone_host, there = SourceUnavailable("no such host"), "ghcr.example"
+    contact.answered(there)
+    await trio.sleep(1)
+    for _ in range(5):
+        contact.failed(trio.current_time(), gone_host, "gone.example")
+    assert not contact.offline
+    assert contact.last_error
+    for _ in range(2):
+        contact.failed(trio.current_time(), gone_host, there)
+    assert contact.offline, "of the one that answered it is believed"
+    contact.answered(there)
+    await trio.sleep(100)
+    for _ in range(2):
+        contact.failed(trio.current_time(), gone_host, "gone.example")
+    assert contact.offline, "nobody has answered lately"
+
+
 async def test_an_origin_that_is_offline_is_tried_by_one_at_a_time(autojump_clock):
     contact = Contact()
     gone(contact)
