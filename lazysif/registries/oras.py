@@ -85,7 +85,7 @@ class OrasRegistry:
             AccessDenied, SourceError: as the registry answers, or it holds something else than a SIF.
         """
         host, _, rest = "/".join(part for part in (self._below, path) if part).partition("/")
-        if host:
+        if host and not self._below:
             self._check_host(host)
         reference = self._reference(rest)
         if reference is None:
@@ -123,7 +123,9 @@ class OrasRegistry:
         return tuple(DirectoryEntry(host, EntryKind.DIRECTORY) for host in self._shown_hosts)
 
     def _check_host(self, host: str) -> None:
-        if not oci.is_host(host) or not self._serves(host.lower()):
+        """A bare word is a host only where it is named: `README` below a remote of all hosts is none."""
+        meant = {".", ":"} & set(host) or host in self._shown_hosts or self._below
+        if not meant or not oci.is_host(host) or not self._serves(host.lower()):
             raise NoSuchEntry(
                 f"{host!r} is no registry of this remote", hint="hosts names those that are", certain=True
             )

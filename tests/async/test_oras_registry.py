@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lazysif.config import check_config
+from lazysif.core.names import is_named_host
 from lazysif.core.oci import SIF_LAYERS, digest_of
 from lazysif.errors import AccessDenied, ImageChanged, LazysifError, NoSuchEntry, SourceProtocolError
 from lazysif.model import DirectoryEntry, EntryKind, Image, ImageId, Validator, ValidatorKind
@@ -148,6 +149,28 @@ async def test_what_is_not_believed(
     with pytest.raises(kind, match=text) as raised:
         await registry(transport).locate(f"ghcr.example/{path}")
     assert "https://ghcr.example/v2/a/b/manifests/" in str(raised.value)
+
+
+async def test_of_all_hosts_a_bare_word_is_none(transport: FakeTransport) -> None:
+    names = OrasRegistry(
+        transport,
+        lambda host: is_named_host(host, ["*", "site"]),
+        architecture="arm64",
+        shown_hosts=("site",),
+    )
+    assert [await names.locate(host) for host in ("any.example", "any:5000", "site")] == [None] * 3
+    for host in (
+        "README",
+        "lost+found",
+        "localhost",
+        "localhost:5000",
+        "127.0.0.1",
+        "169.254.169.254",
+        "[::1]",
+    ):
+        with pytest.raises(NoSuchEntry):
+            await names.locate(f"{host}/a:1")
+    assert transport.requests == []
 
 
 async def test_another_architecture_is_not_there(transport: FakeTransport) -> None:
