@@ -169,6 +169,27 @@ def test_an_old_server_is_asked_for_one_whole_download(
     assert secret not in seen + mount.run("status", mount.path, "--json").stdout
 
 
+def test_a_download_that_breaks_off_costs_one_more(
+    old_server: SregistryServer, mounted: Callable[..., Mount]
+) -> None:
+    old_server.put("tools/hello", "latest", DATA)
+    old_server.breaking = 1
+    mount = mounted(old_server)
+    assert (mount.path / "r/tools/hello.sif").read_bytes() == DATA
+    assert old_server.downloads == 2
+
+
+def test_a_server_that_always_breaks_off_is_not_asked_again_and_again(
+    old_server: SregistryServer, mounted: Callable[..., Mount]
+) -> None:
+    old_server.put("tools/hello", "latest", DATA)
+    old_server.breaking = 1000
+    mount = mounted(old_server)
+    with pytest.raises(OSError, match="Input/output"):
+        (mount.path / "r/tools/hello.sif").read_bytes()
+    assert old_server.downloads <= 4
+
+
 def test_a_version_that_is_no_digest_tells_as_well(
     old_server: SregistryServer, mounted: Callable[..., Mount]
 ) -> None:
