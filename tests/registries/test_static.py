@@ -113,15 +113,20 @@ def test_digests_of_both_kinds_and_tags_in_a_listing(pages: StaticPages, mount: 
         (mount.path / f"r/user/hello@md5:{md5}.sif").stat()
 
 
+def read_for(image: Path, seconds: float) -> None:
+    """Again and again, with pauses."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        image.read_bytes()
+        time.sleep(0.25)
+
+
 def test_a_wrong_digest_in_a_manifest_is_found_out(pages: StaticPages, mount: Mount) -> None:
     pages.put("user/hello", "latest", DATA, digest=f"sha256:{'0' * 64}")
     image = mount.path / "r/user/hello.sif"
     assert image.read_bytes() == DATA
-    deadline = time.monotonic() + 40
     with pytest.raises(OSError, match="Input/output"):
-        while time.monotonic() < deadline:
-            image.read_bytes()
-            time.sleep(0.25)
+        read_for(image, 40)
 
 
 BASE = "https://pages.example/registry"
