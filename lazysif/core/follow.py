@@ -1,6 +1,6 @@
 """Following a trace: which blocks to ask for ahead of a start, given what it touched so far. Pure, no clock.
 
-A block that is touched moves the cursor of each path it stands in. A path that the start keeps to is *followed*:
+A block that is touched moves a cursor of each path it stands in. A path that the start keeps to is *followed*:
 what stands ahead of its cursor is asked for, in the order of the trace, at most as many bytes ahead as the start
 has touched along the path (so that a short job wastes no more than it used), but no less than the network needs
 to stay busy. A start that leaves a path stops it by not touching it.
@@ -36,8 +36,10 @@ class FollowLimits:
         batch, least_batch: blocks sorted and joined at a time.
         begin: a start's first touches are near the beginning of its path.
         proof: touches in order before a path is followed that a start joins elsewhere.
-        stray: touches off a path that end its following.
-        reach: how far ahead of its cursor, beyond what was asked for, a touch is still in order.
+        doze, stray: touches elsewhere after which nothing more is asked for at a cursor until a start comes back to
+            it, and after which it is given up.
+        reach: how far behind a cursor, and beyond what was asked for ahead of it, a touch is still in order.
+        cursors: of one path; starts read ahead and come back, and several may be in different places.
     """
 
     floor_bytes: int = 2 << 20
@@ -49,8 +51,10 @@ class FollowLimits:
     least_batch: int = 16
     begin: int = 16
     proof: int = 3
+    doze: int = 6
     stray: int = 24
     reach: int = 32
+    cursors: int = 4
 
 
 @dataclass(slots=True)
@@ -64,33 +68,29 @@ class Ask:
         return bool(self.fetch or self.load)
 
 
-class _Cursor:
-    """Where a start is on one path."""
-
+class _Path:
     def __init__(self, blocks: Sequence[int]) -> None:
         self.blocks = blocks
         self.place = {block: position for position, block in enumerate(blocks)}
-        self.position = -1
-        self.scanned = 0
+        self.cursors: list[_Cursor] = []
+
+
+class _Cursor:
+    """A place on a path that starts have come to; `need` touches in order prove that they go on from there."""
+
+    def __init__(self, blocks: Sequence[int], position: int, need: int) -> None:
+        self.blocks = blocks
+        self.position = position
+        self.need = need
+        self.scanned = position + 1
         """Positions below this one were asked for, or need not be."""
         self.ahead_bytes = 0
         """Of positions between the cursor and `scanned` that are not touched yet."""
         self.in_order = 0
-        self.need = 1
         self.kept_bytes = 0
         self.strayed = 0
-        self.active = False
         self.loading = False
         """What comes next is cached, so that less is asked for ahead."""
-
-    def stop(self, need: int) -> None:
-        """Follow no more, until `need` touches in order have proved it anew."""
-        self.active = False
-        self.need = need
-        self.in_order = 0
-        self.kept_bytes = 0
-        self.scanned = self.position + 1
-        self.ahead_bytes = 0
 
 
 class Follower:
@@ -109,7 +109,7 @@ class Follower:
     ) -> None:
         self._limits = limits or FollowLimits()
         self._length = length
-        self._cursors = [_Cursor(path) for path in paths]
+        self._paths = [_Path(blocks) for blocks in paths]
         self._touched: set[int] = set()
         self._asked: set[int] = set()
         self._pending: set[int] = set()
@@ -120,13 +120,20 @@ class Follower:
     @property
     def following(self) -> bool:
         """Whether a path is being followed and goes on: own guesses are worse than the trace then."""
-        return any(cursor.active and cursor.position + 1 < len(cursor.blocks) for cursor in self._cursors)
+        return any(cursor.position + 1 < len(cursor.blocks) for cursor in self._active())
 
-    def expects(self, block: int) -> bool:
-        """Whether it was asked for, or stands ahead of a start on a path that is followed."""
-        return block in self._asked or any(
-            cursor.active and cursor.place.get(block, -1) > cursor.position for cursor in self._cursors
-        )
+    def _active(self) -> list[_Cursor]:
+        doze = self._limits.doze
+        return [
+            cursor
+            for path in self._paths
+            for cursor in path.cursors
+            if cursor.in_order >= cursor.need and cursor.strayed < doze
+        ]
+
+    def names(self, block: int) -> bool:
+        """Whether it stands in a path."""
+        return any(block in path.place for path in self._paths)
 
     def touch(self, block: int, *, late: bool = False) -> None:
         """A start touches a block for the first time; `late`: it has to wait for it."""
@@ -136,44 +143,49 @@ class Follower:
         if block in self._pending:
             self._pending.remove(block)
             self.pending_bytes -= self._length(block)
-        size = self._length(block)
-        if late and self.expects(block):
+        size, limits = self._length(block), self._limits
+        if late and self.names(block):
             self._late = min(2 * self._late, 4)
-        for cursor in self._cursors:
-            position = cursor.place.get(block)
-            if position is None:
-                self._stray(cursor)
-            else:
-                self._move(cursor, position, size)
+        for path in self._paths:
+            position = path.place.get(block)
+            moved = self._cursor_at(path, position) if position is not None else None
+            for cursor in path.cursors:
+                cursor.strayed += cursor is not moved
+            path.cursors = [cursor for cursor in path.cursors if cursor.strayed < limits.stray]
+            if moved is not None and position is not None:
+                self._move(moved, position, size)
 
-    def _stray(self, cursor: _Cursor) -> None:
-        cursor.strayed += 1
-        if cursor.strayed >= self._limits.stray and cursor.active:
-            cursor.stop(self._limits.proof)
+    def _cursor_at(self, path: _Path, position: int) -> _Cursor:
+        """The cursor that a touch at this position moves: one that it is near to, or a new one."""
+        limits = self._limits
+        near = [
+            cursor
+            for cursor in path.cursors
+            if cursor.position - limits.reach <= position <= cursor.scanned + limits.reach
+        ]
+        if near:
+            return min(near, key=lambda cursor: abs(cursor.position - position))
+        begins = position < limits.begin and not path.cursors
+        cursor = _Cursor(path.blocks, position, 1 if begins else limits.proof)
+        if len(path.cursors) >= limits.cursors:
+            path.cursors.remove(max(path.cursors, key=lambda cursor: cursor.strayed))
+        path.cursors.append(cursor)
+        return cursor
 
     def _move(self, cursor: _Cursor, position: int, size: int) -> None:
-        limits = self._limits
-        reach = max(cursor.scanned, cursor.position + 1) + limits.reach
-        if cursor.position < 0 and position < limits.begin:
-            cursor.stop(1)
-        elif position < cursor.position - limits.reach:
-            self._stray(cursor)
-            return
-        elif cursor.position < 0 or position > reach:
-            cursor.stop(limits.proof)
         cursor.strayed = 0
         cursor.in_order += 1
         cursor.kept_bytes += size
-        if position > cursor.position:
-            for passed in cursor.blocks[cursor.position + 1 : min(position, cursor.scanned)]:
-                if passed not in self._touched:
-                    cursor.ahead_bytes -= self._length(passed)
-            if position < cursor.scanned:
-                cursor.ahead_bytes -= size
-            cursor.position = position
-            if cursor.scanned <= position:
-                cursor.scanned, cursor.ahead_bytes = position + 1, 0
-        cursor.active = cursor.in_order >= cursor.need
+        if position <= cursor.position:
+            return
+        for passed in cursor.blocks[cursor.position + 1 : min(position, cursor.scanned)]:
+            if passed not in self._touched:
+                cursor.ahead_bytes -= self._length(passed)
+        if position < cursor.scanned:
+            cursor.ahead_bytes -= size
+        else:
+            cursor.scanned, cursor.ahead_bytes = position + 1, 0
+        cursor.position = position
 
     def ask(self, is_missing: Callable[[int], bool]) -> Ask:
         """What to bring now. Called after touches; mostly empty.
@@ -183,7 +195,7 @@ class Follower:
         """
         found: list[int] = []
         answer = Ask()
-        turns = [cursor for cursor in self._cursors if cursor.active and self._has_room(cursor)]
+        turns = [cursor for cursor in self._active() if self._has_room(cursor)]
         if not turns:
             return answer
         room = max(self._lead(cursor) for cursor in turns) - self._live_bytes()
@@ -219,8 +231,7 @@ class Follower:
         """Bytes asked for and still ahead of a start: paths that are followed at once share one lead."""
         ahead = {
             block
-            for cursor in self._cursors
-            if cursor.active
+            for cursor in self._active()
             for block in cursor.blocks[cursor.position + 1 : cursor.scanned]
         }
         return sum(self._length(block) for block in ahead - self._touched)

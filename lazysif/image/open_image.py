@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import trio
 from blake3 import blake3
@@ -234,11 +235,14 @@ class OpenImage:
         return flights
 
     def _neighbours(self, wanted: set[int]) -> set[int]:
-        """The blocks behind a miss that its request takes along, where no trace tells what comes next."""
-        if not wanted or self._following:
+        """The blocks behind a miss that its request takes along: those that a trace names, where one is followed."""
+        if not wanted:
             return set()
         behind = self.block_map.start(max(wanted) + 1)
-        return set(span(self.block_map, behind, self._limits.neighbour_bytes))
+        if not self._following:
+            return set(span(self.block_map, behind, self._limits.neighbour_bytes))
+        named = self.tracing.names if self.tracing is not None else lambda index: False
+        return set(takewhile(named, span(self.block_map, behind, self._limits.demand_bytes)))
 
     def _start_whole(self, indices: Iterable[int], sink: Sink | None = None) -> dict[int, Flight]:
         """An origin without ranges sends everything: one flight for each block that is not there yet."""

@@ -58,13 +58,17 @@ class ImageTracing:
             self._recording.add(block, now_s)
         if self._follower is None:
             return False
-        late = late and self._follower.expects(block)
+        late = late and self._follower.names(block)
         self._follower.touch(block, late=late)
         return late
 
     def ask(self, is_missing: Callable[[int], bool]) -> Ask | None:
         """What to bring now."""
         return self._follower.ask(is_missing) if self._follower is not None else None
+
+    def names(self, block: int) -> bool:
+        """Whether a start is known that touched this block."""
+        return self._follower is not None and self._follower.names(block)
 
     def set_paths(self, paths: Sequence[TracePath]) -> None:
         """What is known of this image's starts; may come while one is under way."""

@@ -19,8 +19,10 @@ LIMITS = st.builds(
     least_batch=st.integers(1, 16),
     begin=st.integers(1, 16),
     proof=st.integers(1, 5),
+    doze=st.integers(1, 10),
     stray=st.integers(1, 20),
     reach=st.integers(0, 32),
+    cursors=st.integers(1, 4),
 )
 BLOCKS = st.lists(st.integers(0, COUNT - 1), min_size=1, max_size=150, unique=True)
 
