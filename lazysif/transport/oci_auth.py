@@ -24,7 +24,7 @@ from lazysif.core.names import is_inward, origin_of, same_origin
 from lazysif.core.oci import repository_in
 from lazysif.errors import AccessDenied, SourceProtocolError
 from lazysif.model import AnswerHead
-from lazysif.transport.oci_credentials import HINT, Credential, OciCredentials
+from lazysif.transport.oci_credentials import ANONYMOUS, HINT, Credential, OciCredentials
 from lazysif.transport.redirects import InwardGuard
 
 _CLIENT = "lazysif"
@@ -36,6 +36,8 @@ _MAX_REPOSITORIES = 1000
 _LARGEST_ANSWER = 256 << 10
 _OPEN = Challenge("")
 """The host has answered without credentials."""
+_MAYBE_HIDDEN = (403, 404)
+"""What some registries say of a private repository instead of asking for credentials."""
 
 
 class OciKeyring:
@@ -87,6 +89,7 @@ class _Host:
         self.guard = InwardGuard(url)
         self.lock = trio.Lock()
         self.challenge: Challenge | None = None
+        self.asked = False
 
 
 class OciAuth(httpx.Auth):
@@ -111,10 +114,15 @@ class OciAuth(httpx.Auth):
             async with self._host.lock:
                 if self._host.challenge is None:
                     response = yield request
-                    if response.status_code != 401:
+                    if response.status_code in _MAYBE_HIDDEN and await self._may_ask_host():
+                        response = yield self._ping(request)
+                        if response.status_code != 401:
+                            self._host.challenge = _OPEN
+                    elif response.status_code != 401:
                         self._host.challenge = _OPEN if response.status_code < 400 else None
                         return
-                    self._host.challenge = self._asked(response)
+                    if self._host.challenge is None:
+                        self._host.challenge = self._asked(response)
         sent: str | None = None
         for attempt in (1, 2):
             async with self._lock:
@@ -131,6 +139,15 @@ class OciAuth(httpx.Auth):
             if response.status_code != 401:
                 return
             self._host.challenge = self._asked(response)
+
+    async def _may_ask_host(self) -> bool:
+        """Whether the host itself is to be asked what it wants: once, and where there are credentials to give."""
+        asked, self._host.asked = self._host.asked, True
+        return not asked and await self._credentials.find(self._host.host, self._repository) != ANONYMOUS
+
+    def _ping(self, like: httpx.Request) -> httpx.Request:
+        """Distribution specification, "Determining Support"."""
+        return httpx.Request("GET", f"{self._host.url}/v2/", headers=_own(like), extensions=_timeouts(like))
 
     def _asked(self, response: httpx.Response) -> Challenge:
         """What a 401 asks for. Raises: AccessDenied: nothing that can be given."""
@@ -194,10 +211,7 @@ class OciAuth(httpx.Auth):
     ) -> httpx.Request:
         asked = {"service": challenge.parameters["service"]} if "service" in challenge.parameters else {}
         asked["scope"] = f"repository:{self._repository}:pull"
-        headers = {name: like.headers[name] for name in ("User-Agent",) if name in like.headers}
-        headers["Accept-Encoding"] = "identity"
-        # httpx knows the timeouts of requests that it has built itself, and none of others
-        extensions = {name: like.extensions[name] for name in ("timeout",) if name in like.extensions}
+        headers, extensions = _own(like), _timeouts(like)
         if credential.identity_token:
             form = {
                 "grant_type": "refresh_token",
@@ -253,6 +267,17 @@ class OciAuth(httpx.Auth):
 
 
 _TOKEN_USER = "<token>"
+
+
+def _own(like: httpx.Request) -> dict[str, str]:
+    """What a request of our own says of itself, as those do that the client has built."""
+    said = {name: like.headers[name] for name in ("User-Agent",) if name in like.headers}
+    return {**said, "Accept-Encoding": "identity"}
+
+
+def _timeouts(like: httpx.Request) -> dict[str, Any]:
+    """httpx knows the timeouts of requests that it has built itself, and none of others."""
+    return {name: like.extensions[name] for name in ("timeout",) if name in like.extensions}
 
 
 def _is_private(host: str) -> bool:

@@ -44,6 +44,7 @@ class World:
     registry_status: int = 200
     token_status: int = 200
     takes_post: bool = True
+    hides: int = 0
     answer: bytes | None = None
     seen: list[httpx.Request] = field(default_factory=list)
     valid: set[str] = field(default_factory=set)
@@ -62,6 +63,8 @@ class World:
         if request.url.host == "tokens.example":
             return self._token(request)
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if self.hides and not given and request.url.path != "/v2/":
+            return httpx.Response(self.hides)
         if self.challenge and given not in self.valid:
             return httpx.Response(401, headers={"WWW-Authenticate": self.challenge})
         return httpx.Response(self.registry_status, content=b"manifest")
@@ -193,6 +196,32 @@ async def test_an_open_registry_is_asked_nothing_else(world: World, client: http
     world.challenge = World().challenge  # a private repository beside the public ones
     assert await get(client, keys) == 200
     assert world.tokens_asked == 1
+
+
+@pytest.mark.parametrize("status", [403, 404])
+async def test_a_registry_that_hides_what_is_private_is_asked_what_it_wants(
+    world: World, client: httpx.AsyncClient, status: int
+) -> None:
+    world.hides = status
+    assert await get(client, keyring()) == 200
+    assert world.asked == [
+        "GET registry.example/v2/a/b/manifests/1",
+        "GET registry.example/v2/",
+        "GET tokens.example/token",
+        "GET registry.example/v2/a/b/manifests/1",
+    ]
+    world.seen.clear()
+    assert await get(client, keyring(None)) == status
+    assert len(world.seen) == 1  # without credentials there is nothing to ask for
+
+
+async def test_what_an_open_registry_does_not_have_is_asked_for_once_more(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    world.challenge, world.registry_status = "", 404
+    keys = keyring()
+    assert [await get(client, keys), await get(client, keys)] == [404, 404]
+    assert len(world.seen) == 4  # the name, the host, the name; and then the name alone
 
 
 async def test_basic_is_sent_to_the_registry(world: World, client: httpx.AsyncClient) -> None:
