@@ -172,7 +172,7 @@ async def _answer(
     if not isinstance(verdict, IsFile):
         return diagnosis.note(check, f"{path} is a directory there", "give --image the name of an image")
     ranges = verdict.ranges or (verdict.validator.kind is ValidatorKind.NONE and head.status == 206)
-    validator = verdict.validator.kind.value
+    validator = (location.validator or verdict.validator).kind.value
     return diagnosis.image_answer(check, path, elapsed_s, ranges=ranges, validator=validator)
 
 
