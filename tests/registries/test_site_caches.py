@@ -23,7 +23,7 @@ from tests.registries.scenarios import sha256
 from tests.support.images import BuiltImage
 from tests.support.mount import Mount, scrubbed_environment
 from tests.support.nginx import covered_bytes
-from tests.support.site_caches import NginxCache, SiteCache, SquidCache, VarnishCache
+from tests.support.site_caches import NginxCache, SigningCache, SiteCache, SquidCache, VarnishCache
 
 pytestmark = [pytest.mark.mounted, pytest.mark.timeout(180)]
 
@@ -207,3 +207,32 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
+
+
+def test_a_cache_signs_for_nodes_without_credentials(
+    nginx: Nginx, lazysif: MakeMount, tmp_path: Path, known_secrets: list[str]
+) -> None:
+    """moto checks each signature; the name holds what servers and signers spell differently."""
+    from tests.support.s3_servers import BUCKET, REGION, MotoServer
+
+    data = os.urandom(3 << 20)
+    name = "it's a (test)+x~é@1:2,3.sif"
+    with MotoServer() as s3:
+        s3.s3.put_object(Bucket=BUCKET, Key=f"sif/{name}", Body=data)
+        known_secrets.append(s3.user[1])
+        cache = SigningCache(s3.url)
+        cache.region, cache.credentials = REGION, s3.user
+        try:
+            with cache:
+                table = f'[remote.r]\nkind = "http"\nurl = "{cache.url}/{BUCKET}/sif/"\n'
+                first, second = nodes(2, table, tmp_path, lazysif)
+                assert (first.path / "r" / name).read_bytes() == data
+                sent = len(s3.log.lines)
+                assert (second.path / "r" / name).read_bytes() == data
+                assert len(s3.log.lines) - sent <= 1, "only what the name means may be asked again"
+                s3.revoke()
+                with pytest.raises(PermissionError):
+                    (second.path / "r" / "other.sif").stat()
+        except FileNotFoundError as error:
+            pytest.skip(str(error))
+    umount_all([first, second])

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -120,6 +121,12 @@ class SiteCache(ABC):
 
 
 class NginxCache(SiteCache):
+    modules: Sequence[str] = ()
+
+    def more(self, shipped: str) -> str:
+        """What else an administrator changes."""
+        return shipped
+
     def command(self) -> list[str]:
         (self.directory / "lazysif").mkdir(exist_ok=True)
         for name in ("bytes.conf", "names.conf"):
@@ -136,15 +143,52 @@ class NginxCache(SiteCache):
                 "max_size=400g": "max_size=4g",
             },
         )
-        (self.directory / "lazysif-cache.conf").write_text(shipped)
+        (self.directory / "lazysif-cache.conf").write_text(self.more(shipped))
+        modules = "".join(f"load_module {module};\n" for module in self.modules)
         user = "user root;" if os.geteuid() == 0 else ""
         (self.directory / "nginx.conf").write_text(
-            f"{user} daemon off; worker_processes 2; pid nginx.pid; error_log stderr;\n"
+            f"{modules}{user} daemon off; worker_processes 2; pid nginx.pid; error_log stderr;\n"
             "events { worker_connections 1024; }\n"
             "http { client_body_temp_path tmp; proxy_temp_path tmp2; fastcgi_temp_path tmp; uwsgi_temp_path tmp;\n"
             "scgi_temp_path tmp; include lazysif-cache.conf; }\n"
         )
         return [find_nginx() or "nginx", "-p", f"{self.directory}/", "-c", "nginx.conf", "-e", "stderr"]
+
+
+class SigningCache(NginxCache):
+    """nginx before an S3 that wants signatures. `credentials`: access key, secret key, session token if any."""
+
+    modules = ("/usr/lib/nginx/modules/ngx_http_js_module.so",)
+    region = "us-east-1"
+    credentials: Sequence[str] = ()
+
+    def more(self, shipped: str) -> str:
+        for module in self.modules:
+            if not Path(module).exists():
+                raise FileNotFoundError("libnginx-mod-http-js is not installed")
+        own = self.directory / "lazysif"
+        secrets = own / "s3-credentials"
+        secrets.touch(0o600)
+        secrets.write_text("\n".join(self.credentials) + "\n")
+        script = (SHIPPED / "nginx/s3.js").read_text()
+        (own / "s3.js").write_text(changed(script, {"/etc/nginx/lazysif/s3-credentials": str(secrets)}))
+        text = (SHIPPED / "nginx/s3.conf").read_text()
+        (own / "s3.conf").write_text(text)
+        needed = [line[2:] for line in text.splitlines() if line.startswith("#   js_")]
+        top = "\n".join(needed).replace("/etc/nginx/lazysif", str(own))
+        return (
+            top
+            + "\n"
+            + changed(
+                shipped,
+                {
+                    "include lazysif/bytes.conf;": "include lazysif/bytes.conf; include lazysif/s3.conf;",
+                    "include lazysif/names.conf;": "include lazysif/names.conf; include lazysif/s3.conf;",
+                    "http://lazysif_images;": "http://lazysif_images$lazysif_s3_path;",
+                    "access_log off;": f"access_log off; set $lazysif_s3_region {self.region};",
+                },
+            )
+        )
 
 
 class SquidCache(SiteCache):
