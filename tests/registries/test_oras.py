@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import trustme
 
 from lazysif.core.oci import architecture_of, digest_of
 from tests.registries.scenarios import REVALIDATE_S, Logged, MakeMount, RegistryScenarios, Stand
@@ -277,3 +278,23 @@ def test_a_registry_that_asks_to_slow_down(
     assert not token_stand.front.fail
     assert not token_stand.service.fail
     assert mount.counters()["errors"] == 0
+
+
+def test_with_tls_and_a_private_authority(image: Path, lazysif: MakeMount, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    chain, key, ca = (tmp_path / name for name in ("chain.pem", "key.pem", "ca.pem"))
+    issued.cert_chain_pems[0].write_to_path(chain)
+    issued.private_key_pem.write_to_path(key)
+    authority.cert_pem.write_to_path(ca)
+    with DockerRegistry(tmp_path / "registry", users={USER: PASSWORD}, tls=(chain, key)) as registry:
+        login = docker_config(tmp_path / "docker", registry.host, USER, PASSWORD)
+        push(image, f"{registry.host}/project/tls:1", login, SSL_CERT_FILE=str(ca))
+        keys = f'kind = "oras"\nhosts = ["{registry.host}"]\nauth_file = "{login}"'
+        name = f"r/{registry.host}/project/tls:1.sif"
+        trusting = mounted(lazysif, tmp_path, f'{keys}\nca_file = "{ca}"')
+        assert (trusting.path / name).read_bytes() == image.read_bytes()
+        wary = mounted(lazysif, tmp_path, keys)
+        with pytest.raises(OSError, match="Input/output error"):
+            (wary.path / name).stat()
+        assert "certificate is not trusted" in wary.log()

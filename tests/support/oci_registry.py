@@ -46,7 +46,7 @@ def docker_config(directory: Path, host: str, user: str, password: str) -> Path:
     return file
 
 
-def push(image: Path, name: str, auth_file: Path | None = None) -> None:
+def push(image: Path, name: str, auth_file: Path | None = None, **environment: str) -> None:
     """`apptainer push` to `host/repository:tag`."""
     given = ["--authfile", str(auth_file)] if auth_file is not None else []
     done = subprocess.run(
@@ -55,16 +55,27 @@ def push(image: Path, name: str, auth_file: Path | None = None) -> None:
         text=True,
         timeout=60,
         check=False,
-        env=scrubbed_environment(),
+        env=scrubbed_environment(**environment),
     )
     assert done.returncode == 0, done.stderr
 
 
 class DockerRegistry:
-    """A registry process over files in `root`. Args: users: name to password; token: another way in."""
+    """A registry process over files in `root`.
+
+    Args:
+        users: name to password.
+        token: another way in.
+        tls: files of a certificate chain and its key.
+    """
 
     def __init__(
-        self, root: Path, *, users: dict[str, str] | None = None, token: TokenService | None = None
+        self,
+        root: Path,
+        *,
+        users: dict[str, str] | None = None,
+        token: TokenService | None = None,
+        tls: tuple[Path, Path] | None = None,
     ) -> None:
         program = shutil.which("docker-registry")
         if program is None:
@@ -79,7 +90,7 @@ class DockerRegistry:
             "version": "0.1",
             "log": {"level": "error", "accesslog": {"disabled": False}},
             "storage": {"filesystem": {"rootdirectory": str(root / "data")}, "delete": {"enabled": True}},
-            "http": {"addr": self.host, "secret": secrets.token_hex(8)},
+            "http": {"addr": self.host, "secret": secrets.token_hex(8), **_tls(tls)},
             "auth": self._auth(users, token),
         }
         self._file = root / "config.yml"
@@ -134,6 +145,10 @@ class DockerRegistry:
     ) -> None:
         self._process.terminate()
         self._process.wait(10)
+
+
+def _tls(files: tuple[Path, Path] | None) -> dict[str, object]:
+    return {"tls": {"certificate": str(files[0]), "key": str(files[1])}} if files is not None else {}
 
 
 class _TokenHandler(Handler):
