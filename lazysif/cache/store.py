@@ -25,8 +25,10 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf, nextafter
 from pathlib import Path
 from typing import TypeVar
@@ -36,6 +38,7 @@ from diskcache.core import MODE_BINARY, UNKNOWN
 
 from lazysif.cache.directory import DirectoryLock, prepare_directory
 from lazysif.cache.frame import DamagedFrame, decode
+from lazysif.cache.hands import Hands
 from lazysif.cache.trouble import StoreTrouble, judge, judge_os
 from lazysif.cache.value_file import read_file, remove_slowly, write_file
 from lazysif.core.disk_health import Trouble
@@ -69,6 +72,8 @@ _SETTINGS = {
     "sqlite_mmap_size": 0,
     "sqlite_synchronous": 1,
 }
+_MANY = 8
+"""From so many new frames on their files are written ahead of their rows, by another thread."""
 _BUSY_S = 5.0
 """How long SQLite waits for a lock. Nobody else holds one, unless somebody looks into the database by
 hand."""
@@ -106,6 +111,14 @@ class ReadResult:
     suspect: object = None
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A value whose file is there already."""
+
+    filename: str
+    size_bytes: int
+
+
 class FrameDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
     """Bytes in, bytes out, one file each; everything else is refused."""
 
@@ -125,14 +138,27 @@ class FrameDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         return key
 
     def store(self, value: object, read: bool, key: object = UNKNOWN) -> tuple[int, int, str, None]:
-        if type(value) is not bytes or type(key) is not bytes or read:
+        if type(key) is not bytes or read:
+            raise TypeError("keys of the block store are bytes")
+        if type(value) is bytes:
+            value = self.write_ahead(key, partial(bytes, value))()
+        if type(value) is not Written:
             raise TypeError("values of the block store are bytes")
+        return -(-value.size_bytes // _PAGE) * _PAGE, MODE_BINARY, value.filename, None
+
+    def write_ahead(self, key: bytes, made: Callable[[], bytes]) -> Callable[[], Written]:
+        """What makes and writes a value's file, in whatever thread; `store` takes what it returns."""
         # The first byte of the key leads the name, so that `_sweep` can go through rows and files in step.
         filename = f"{key[0] >> 4:x}/{key[0]:02x}{os.urandom(15).hex()}.val"
         path = os.path.join(self._directory, filename)
         self.written.append(filename)
-        write_file(path, value)
-        return -(-len(value) // _PAGE) * _PAGE, MODE_BINARY, filename, None
+
+        def write() -> Written:
+            content = made()
+            write_file(path, content)
+            return Written(filename, len(content))
+
+        return write
 
     def fetch(self, mode: object, filename: object, value: object, read: bool) -> bytes:
         if mode != MODE_BINARY or type(filename) is not str or not VALUE_FILE.fullmatch(filename):
@@ -187,6 +213,7 @@ class FrameStore:
         self._database: os.stat_result | None = None
         self._mine = threading.local()
         self._chores: Iterator[None] = iter(())
+        self._hands: Hands[Written] = Hands("cache-file")
 
     # --- the writer thread ------------------------------------------------------------------------
 
@@ -380,6 +407,7 @@ class FrameStore:
     def close(self) -> None:
         """Close the database in the writer thread and give up the lock."""
         self.close_thread()
+        self._hands.close()
         self._cache = None
         self._lock.release()
 
@@ -503,20 +531,31 @@ class FrameStore:
     def _insert(
         self, cache: diskcache.Cache, batch: list[tuple[Digest, bytes | Callable[[], bytes], bool]]
     ) -> int:
-        written: list[str] = cache.disk.written
-        written.clear()
+        disk: FrameDisk = cache.disk
+        disk.written.clear()
         try:
             with cache.transact():
+                fresh = {}
                 for digest, frame, pinned in batch:
-                    if digest not in cache:
-                        made = frame() if callable(frame) else frame
-                        cache.set(digest, made, expire=_lifetime(pinned))
+                    if digest not in cache and digest not in fresh:
+                        made = frame if callable(frame) else partial(bytes, frame)
+                        fresh[digest] = disk.write_ahead(digest, made), pinned
                     elif pinned:
                         cache.touch(digest, expire=_lifetime(pinned))
+                with closing(self._write_files([write for write, _ in fresh.values()])) as files:
+                    for (digest, (_, pinned)), file in zip(fresh.items(), files, strict=True):
+                        cache.set(digest, file, expire=_lifetime(pinned))
         except BaseException:
-            cache.disk.forget_written()
+            disk.forget_written()
             raise
-        return len(written)
+        return len(fresh)
+
+    def _write_files(self, writes: list[Callable[[], Written]]) -> Generator[Written, None, None]:
+        """Each file when it is there; many are written ahead by another thread."""
+        if len(writes) < _MANY:
+            yield from (write() for write in writes)
+            return
+        yield from self._hands.each(writes)
 
     def _cause(self, error: Exception) -> Exception:
         """What is behind diskcache's `Timeout`, which hides why a transaction could not begin."""
