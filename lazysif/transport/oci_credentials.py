@@ -175,10 +175,13 @@ def default_auth_files() -> list[Path]:
     Only those that are there.
     """
     home, environment = Path.home(), os.environ
+    apptainer = environment.get("APPTAINER_CONFIGDIR", "")
     runtime = environment.get("XDG_RUNTIME_DIR", "")
     config = environment.get("XDG_CONFIG_HOME") or str(home / ".config")
     named = [
-        Path(environment.get("APPTAINER_CONFIGDIR") or home / ".apptainer") / "docker-config.json",
+        Path(apptainer or home / ".apptainer") / "docker-config.json",
+        # where this variable is set, Apptainer falls back to a file there and not to Docker's
+        Path(apptainer) / "config.json" if apptainer else None,
         Path(environment.get("DOCKER_CONFIG") or home / ".docker") / "config.json",
         Path(environment["REGISTRY_AUTH_FILE"]) if environment.get("REGISTRY_AUTH_FILE") else None,
         Path(runtime) / "containers/auth.json" if runtime else None,
