@@ -1,8 +1,9 @@
 """Threads that write files for the writer thread, so that it need not wait for each: the order stays its own.
 
 A frame's encoding and its file take 70 µs, its row 40, and most of that without the GIL. One such thread beside the
-writer's balances the two; with two, they stood in each other's way in the kernel (0.85 s of system time for 1 GiB, and
-0.45 with one). The threads are daemons: one that a sick disk holds in the kernel does not keep the process from ending.
+writer's balances the two; two of them stood in each other's way in the kernel (0.85 s of system time for 1 GiB, and
+0.45 with one). The threads are daemons: one that a sick disk holds in the kernel does not keep the process from
+ending.
 """
 
 from __future__ import annotations
