@@ -211,7 +211,7 @@ class Starts:
         if says_more(trace, known):
             self._counters.traces_learned += 1
             log.info("%s: %d paths of starts from %s", opened.image.name, len(trace.paths), share.name)
-            self._use(opened, merge_all(known, trace))
+            self._use(opened, await self._in_thread(merge_all, known, trace))  # up to 80 ms
             await self._in_thread(self._store.add, replace(trace, name=opened.image.name))
 
     async def _offer(self, trace: Trace) -> None:
