@@ -36,6 +36,8 @@ class Counters:
     traces_refused: int = 0
     trace_errors: int = 0
     retries: int = 0
+    hedged_requests: int = 0
+    hedges_won: int = 0
     renewals: int = 0
     failovers: int = 0
     mirror_disagreements: int = 0

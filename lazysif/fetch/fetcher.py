@@ -36,6 +36,7 @@ from lazysif.errors import (
 from lazysif.fetch.begun import Begun
 from lazysif.fetch.contact import Contact
 from lazysif.fetch.flights import Flight, FlightTable
+from lazysif.fetch.hedge import Hedge
 from lazysif.fetch.lanes import Lanes, Ticket
 from lazysif.fetch.locations import Locations
 from lazysif.model import Answer, Buffer, Image, Location, Request, Transport, Validator, ValidatorKind
@@ -117,6 +118,7 @@ class Fetcher:
         self._limits = limits
         self._counters = counters
         self._lanes = Lanes(limits.connections, limits.background_connections)
+        self._hedge = Hedge(nursery, transport, counters)
         self._downloads = f"download {random.getrandbits(64):016x}"
         self._unrepeatable: set[str] = set()
 
@@ -265,7 +267,7 @@ class Fetcher:
             image=image,
         )
         self._counters.fetch_requests += 1
-        async with self._answer(request, image) as answer:
+        async with self._answer(request, image, in_haste=extent.ticket.demand) as answer:
             if asked is not None:
                 check_range_answer(answer.head, asked, image)
             else:
@@ -276,13 +278,13 @@ class Fetcher:
                 )
 
     @asynccontextmanager
-    async def _answer(self, request: Request, image: Image) -> AsyncIterator[Answer]:
+    async def _answer(self, request: Request, image: Image, *, in_haste: bool) -> AsyncIterator[Answer]:
         """The answer that a look-up has begun and kept, else one to a new request."""
         async with self.begun.take(image.id) as answer:
             if answer is not None:
                 yield answer
                 return
-        async with self._transport.send(request) as answer:
+        async with self._hedge.send(request, in_haste=in_haste and not self.contact.offline) as answer:
             yield answer
 
     def _refuse_second_download(self, image: Image) -> None:
