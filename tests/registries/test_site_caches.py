@@ -5,6 +5,7 @@ Each node is a daemon with a cache of its own. What the origin sent is read from
 
 from __future__ import annotations
 
+import http.client
 import os
 import subprocess
 import threading
@@ -236,3 +237,73 @@ def test_a_cache_signs_for_nodes_without_credentials(
         except FileNotFoundError as error:
             pytest.skip(str(error))
     umount_all([first, second])
+
+
+class Client:
+    """Requests as a node sends them, to see what a cache keeps."""
+
+    def __init__(self, cache: SiteCache, origin: Nginx) -> None:
+        self._cache, self._origin = cache, origin
+
+    def get(self, asked: str, **headers: str) -> tuple[int, bytes]:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        before = self._origin.url if self._cache.forward else ""
+        connection = http.client.HTTPConnection("127.0.0.1", self._cache.port, timeout=30)
+        try:
+            host = self._cache.origin if self._cache.forward else "cache.site"
+            connection.request(
+                "GET", f"{before}/a.sif", headers={"Host": host, "Range": f"bytes={asked}", **named}
+            )
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def name(self, **headers: str) -> tuple[int, bytes]:
+        return self.get("0-99", Cache_Control="max-age=1", **headers)
+
+
+def put(nginx: Nginx, data: bytes, stamp: int) -> str:
+    """Publish; the ETag is nginx's."""
+    (nginx.root / "new").write_bytes(data)
+    os.utime(nginx.root / "new", (stamp, stamp))
+    (nginx.root / "new").rename(nginx.root / "a.sif")
+    return f'"{stamp:x}-{len(data):x}"'
+
+
+@pytest.mark.parametrize("kind", [NginxCache, SquidCache, VarnishCache])
+def test_a_cache_keeps_versions_apart_and_believes_no_old_name(
+    kind: type[SiteCache], nginx: Nginx, make_cache: Callable[[type[SiteCache]], SiteCache]
+) -> None:
+    old, new = os.urandom(3 << 20), os.urandom(3 << 20)
+    first = put(nginx, old, 1_000_000_000)
+    ask = Client(make_cache(kind), nginx)
+    assert ask.name() == (206, old[:100])
+    assert ask.get("1000000-2500000", If_Match=first) == (206, old[1000000:2500001])
+    assert ask.get("0-99", If_Match='"of-another"')[0] == 412
+    assert ask.get("3000000-9999999", If_Match=first) == (206, old[3000000:])
+    sent = nginx.bytes_sent("/a.sif")
+    assert ask.get("1000000-2500000", If_Match=first) == (206, old[1000000:2500001])
+    assert nginx.bytes_sent("/a.sif") == sent, "what is kept is not asked for again"
+    second = put(nginx, new, 1_100_000_000)
+    time.sleep(2.1)
+    assert ask.name(If_None_Match=first) == (206, new[:100])
+    assert ask.name() == (206, new[:100])
+    assert ask.get("1000000-2500000", If_Match=second) == (206, new[1000000:2500001])
+    status, body = ask.get("1000000-2500000", If_Match=first)
+    assert (status, body) == (206, old[1000000:2500001]) or status == 412, (
+        "never the new bytes for the old version"
+    )
+
+
+@pytest.mark.parametrize("kind", [NginxCache, SquidCache, VarnishCache])
+def test_a_cache_keeps_nothing_that_credentials_gave(
+    kind: type[SiteCache], nginx: Nginx, make_cache: Callable[[type[SiteCache]], SiteCache]
+) -> None:
+    data = os.urandom(1 << 20)
+    etag = put(nginx, data, 1_000_000_000)
+    ask = Client(make_cache(kind), nginx)
+    for number in range(2):
+        assert ask.get("0-99", If_Match=etag, Authorization=f"Bearer {number}") == (206, data[:100])
+    asked = [request for request in nginx.requests("/a.sif") if request.status in (200, 206)]
+    assert len(asked) == 2, "each is asked of the origin, which alone knows what they open"
