@@ -26,6 +26,7 @@ from lazysif.model import (
     ValidatorKind,
 )
 from lazysif.registries import json_answer
+from lazysif.registries.quiet import Quiet
 
 _ACCEPT = ", ".join(oci.MANIFEST_KINDS)
 _MAX_KNOWN = 10_000
@@ -76,6 +77,7 @@ class OrasRegistry:
         self._hint = hint
         self._layers: OrderedDict[tuple[str, str], Descriptor] = OrderedDict()
         self._tags: OrderedDict[str, _Asked] = OrderedDict()
+        self._quiet = Quiet()
 
     async def locate(self, path: str) -> Location | None:
         """Where the SIF is that a name stands for now.
@@ -201,7 +203,10 @@ class OrasRegistry:
     async def _ask(self, url: str, etag: str) -> json_answer.Said:
         headers = {"Accept": _ACCEPT, **({"If-None-Match": etag} if etag else {})}
         also = (304,) if etag else ()
-        return await json_answer.get(self._transport, url, headers, also=also, longest=oci.LARGEST_MANIFEST)
+        with self._quiet.heeded(urlsplit(url).netloc):
+            return await json_answer.get(
+                self._transport, url, headers, also=also, longest=oci.LARGEST_MANIFEST
+            )
 
 
 def _location(url: str, digest: str, size_bytes: int) -> Location:

@@ -7,11 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from lazysif.config import check_config
 from lazysif.core.names import is_named_host
 from lazysif.core.oci import SIF_LAYERS, digest_of
-from lazysif.errors import AccessDenied, ImageChanged, LazysifError, NoSuchEntry, SourceProtocolError
+from lazysif.errors import (
+    AccessDenied,
+    ImageChanged,
+    LazysifError,
+    NoSuchEntry,
+    SourceProtocolError,
+    SourceUnavailable,
+)
 from lazysif.model import DirectoryEntry, EntryKind, Image, ImageId, Validator, ValidatorKind
 from lazysif.registries.oras import OrasRegistry
 from tests.support.fake_transport import FakeTransport, File, Headers, Status
@@ -149,6 +158,23 @@ async def test_what_is_not_believed(
     with pytest.raises(kind, match=text) as raised:
         await registry(transport).locate(f"ghcr.example/{path}")
     assert "https://ghcr.example/v2/a/b/manifests/" in str(raised.value)
+
+
+async def test_a_registry_that_asks_to_slow_down_is_left_alone(
+    transport: FakeTransport, autojump_clock: trio.testing.MockClock
+) -> None:
+    names = registry(transport)
+    transport.script.append(Status(429, {"retry-after": "600"}))
+    with pytest.raises(SourceUnavailable, match="429"):
+        await names.locate("ghcr.example/a/b:1")
+    await trio.sleep(590)
+    with pytest.raises(SourceUnavailable, match="429, and is not asked for 10 s more") as raised:
+        await names.locate("ghcr.example/a/b:multi")
+    assert raised.value.retry_after_s == 10
+    assert await names.locate("docker.io/a/b:1") is not None  # others are no part of it
+    await trio.sleep(11)
+    assert await names.locate("ghcr.example/a/b:1") is not None
+    assert len(transport.requests) == 3
 
 
 async def test_of_all_hosts_a_bare_word_is_none(transport: FakeTransport) -> None:
