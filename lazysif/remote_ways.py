@@ -22,6 +22,19 @@ def has_ways(remote: RemoteConfig) -> bool:
     return bool(remote.proxies or getattr(remote, "mirrors", ()))
 
 
+def first_proxy(remote: RemoteConfig) -> Proxy | None:
+    """What is asked for credentials where these have a host of their own; None is directly.
+
+    Raises: ConfigError: as `make_routes`.
+    """
+    by = next((by for group in remote.proxies for by in group), DIRECT)
+    return None if by == DIRECT else Proxy(by, remote.proxy_username, _proxy_password(remote))
+
+
+def _proxy_password(remote: RemoteConfig) -> str:
+    return read_secret(remote.proxy_password_file) if remote.proxy_password_file else ""
+
+
 def make_routes(remote: RemoteConfig, base_url: str, make: MakeTransport, counters: Counters) -> Routes:
     """Each mirror by each proxy. Mirrors come before proxies: the second mirror is asked after all proxies failed.
 
@@ -31,7 +44,7 @@ def make_routes(remote: RemoteConfig, base_url: str, make: MakeTransport, counte
     if not any(OWN in group for group in mirrors):
         mirrors = (*mirrors, (OWN,))
     proxies = remote.proxies or ((DIRECT,),)
-    password = read_secret(remote.proxy_password_file) if remote.proxy_password_file else ""
+    password = _proxy_password(remote)
 
     def way(mirror: str, by: str) -> Way:
         proxy = None if by == DIRECT else Proxy(by, remote.proxy_username, password)

@@ -47,7 +47,7 @@ from lazysif.registries.shub import ShubRegistry
 from lazysif.registries.sregistry import SregistryRegistry
 from lazysif.registries.static import StaticRegistry
 from lazysif.registries.swift import SwiftAccount, SwiftRegistry
-from lazysif.remote_ways import has_ways, make_routes
+from lazysif.remote_ways import first_proxy, has_ways, make_routes
 from lazysif.telemetry import Counters
 from lazysif.transport.authorities import ClientCertificate
 from lazysif.transport.credentials import Keyring, OriginKeyring, make_auth
@@ -158,9 +158,7 @@ def _straight(
         return control
     from lazysif.transport.curl_transport import CurlTransport
 
-    data = CurlTransport(
-        source.base_url, engine, token_client=control, redirects=control.redirects, **given
-    )
+    data = CurlTransport(source.base_url, engine, token_client=control, redirects=control.redirects, **given)
     return SplitTransport(control, data)
 
 
@@ -259,7 +257,8 @@ def _gcs(remote: GcsRemote) -> Source:
         if remote.credentials_file is not None:
             check_credentials_file(remote.credentials_file)
         ca_file = str(remote.ca_file) if remote.ca_file else None
-        tokens = Renewable(GoogleTokens(remote.credentials_file, ca_file), "a token of Google's")
+        source = GoogleTokens(remote.credentials_file, ca_file, first_proxy(remote))
+        tokens = Renewable(source, "a token of Google's")
         auth = GoogleAuth(tokens, remote.billing_project)
 
     def explain(head: AnswerHead, body: bytes) -> LazysifError | None:

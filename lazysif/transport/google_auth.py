@@ -18,6 +18,8 @@ import httpx
 from lazysif.config_values import read_secret_file
 from lazysif.errors import AccessDenied, ConfigError, LazysifError, SourceUnavailable
 from lazysif.transport.authorities import tls_context
+from lazysif.transport.httpx_transport import proxy_for_httpx
+from lazysif.transport.proxy import Proxy
 from lazysif.transport.renewable import Held, Renewable
 
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"
@@ -56,11 +58,15 @@ class GoogleTokens:
     Args:
         credentials_file: a service account's key or a user's credentials; None is what the environment gives.
         ca_file: of a private certificate authority, trusted beside the system's.
+        proxy: on the way to Google; a metadata server is this machine's own, and asked directly.
     """
 
-    def __init__(self, credentials_file: Path | None, ca_file: str | None = None) -> None:
+    def __init__(
+        self, credentials_file: Path | None, ca_file: str | None = None, proxy: Proxy | None = None
+    ) -> None:
         self._credentials_file = credentials_file
         self._ca_file = ca_file
+        self._proxy = proxy
         self._credentials: Any = None
 
     def __call__(self, anew: bool) -> Held[str]:
@@ -69,7 +75,7 @@ class GoogleTokens:
 
         # at DEBUG it writes requests and answers, at WARNING each try to reach a metadata server
         logging.getLogger("google").setLevel(logging.ERROR)
-        with httpx.Client(verify=tls_context(self._ca_file), trust_env=False, timeout=_TIMEOUT_S) as client:
+        with self._client() as client:
             sender = _Sender(client)
             try:
                 if self._credentials is None or anew:
@@ -88,6 +94,12 @@ class GoogleTokens:
         now, expiry = time.time(), self._credentials.expiry
         ends_at_s = expiry.replace(tzinfo=UTC).timestamp() if expiry is not None else now + 2 * _MARGIN_S
         return Held(str(self._credentials.token), max(ends_at_s - _MARGIN_S, now + 1.0), ends_at_s)
+
+    def _client(self) -> httpx.Client:
+        trust = tls_context(self._ca_file)
+        proxy = proxy_for_httpx(self._proxy, trust)
+        ways = {"https://": httpx.HTTPTransport(proxy=proxy, verify=trust)} if proxy is not None else {}
+        return httpx.Client(verify=trust, trust_env=False, timeout=_TIMEOUT_S, mounts=ways)
 
     def _find(self, sender: _Sender) -> Any:
         import google.auth

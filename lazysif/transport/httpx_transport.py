@@ -74,7 +74,7 @@ class HttpxTransport:
     def _new_client(trust: ssl.SSLContext, connections: int, proxy: Proxy | None) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             verify=trust,
-            proxy=_for_httpx(proxy, trust),
+            proxy=proxy_for_httpx(proxy, trust),
             # trust_env would send ~/.netrc credentials and follow proxies of whoever started the daemon
             trust_env=False,
             # a cookie is a credential too, and would go to other ports of its host
@@ -212,7 +212,8 @@ class HttpxAnswer:
         await self._response.aclose()
 
 
-def _for_httpx(proxy: Proxy | None, trust: ssl.SSLContext) -> httpx.Proxy | None:
+def proxy_for_httpx(proxy: Proxy | None, trust: ssl.SSLContext) -> httpx.Proxy | None:
+    """The proxy in httpx's terms; `trust` is for one that is spoken to by TLS."""
     if proxy is None:
         return None
     return httpx.Proxy(

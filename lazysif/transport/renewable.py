@@ -17,6 +17,8 @@ _LOAD_S = 15.0
 """Longest wait for a load; whoever asked has a deadline of its own. botocore tries a metadata service twice."""
 _FAILED_S = 5.0
 """A load that failed is not repeated for so long: a storm of look-ups asks a token server 12 times a minute."""
+_DENIED_S = 30.0
+"""The same where the credentials were refused, or there are none: nothing but a person's hand changes that."""
 _REFUSED_S = 10.0
 """The same where an origin has refused what was loaded just now."""
 
@@ -49,7 +51,7 @@ class Renewable(Generic[T]):
         # a load that hangs is abandoned, and a second one may be tried beside it, but no third
         self._threads = trio.CapacityLimiter(2)
         self._failed: LazysifError | None = None
-        self._failed_at = float("-inf")
+        self._again_at = float("-inf")
         self._anew_at = float("-inf")
 
     async def current(self) -> T:
@@ -80,7 +82,7 @@ class Renewable(Generic[T]):
             return value if value != refused else None
 
     async def _loaded(self, *, anew: bool) -> T:
-        if self._failed is not None and not anew and trio.current_time() - self._failed_at < _FAILED_S:
+        if self._failed is not None and not anew and trio.current_time() < self._again_at:
             raise self._failed.with_traceback(None)
         try:
             with trio.fail_after(_LOAD_S):
@@ -99,4 +101,5 @@ class Renewable(Generic[T]):
 
     def _remember(self, error: LazysifError) -> None:
         self._failed = error
-        self._failed_at = trio.current_time()
+        pause_s = _FAILED_S if error.temporary else _DENIED_S
+        self._again_at = trio.current_time() + pause_s
