@@ -164,6 +164,17 @@ def open_files(soft: int, needed: int) -> Finding:
     return problem(check, f"limit {soft}, about {needed} are needed", "ulimit -n 4096, or LimitNOFILE=4096")
 
 
+def bulk(libcurl: str) -> Finding:
+    """Args: libcurl: its version, "" where it cannot be loaded."""
+    if libcurl:
+        return ok("bytes of images", f"come by libcurl {libcurl}")
+    return note(
+        "bytes of images",
+        "come by httpx: pycurl is not installed or cannot be loaded",
+        "pip install 'lazysif[curl]' makes bulk transfers cost the reads beside them less",
+    )
+
+
 def access_control(selinux: bool, apparmor: bool, userns_restricted: bool) -> Finding:
     check = "SELinux, AppArmor"
     if selinux:

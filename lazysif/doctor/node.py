@@ -16,6 +16,7 @@ from lazysif.core import diagnosis
 from lazysif.core.diagnosis import ApptainerFacts, Finding
 from lazysif.doctor.paths import lies_below, own_mountpoints
 from lazysif.fuse.mountinfo import mounts
+from lazysif.transport.split import libcurl
 
 FUSE_DEVICE = "/dev/fuse"
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
@@ -77,8 +78,9 @@ def _fuse_device() -> Finding:
 
 
 def surroundings(config: Config) -> Iterator[Finding]:
-    needed = _BASE_FILES + sum(config.limits.connections + 12 for _ in config.remotes)
+    needed = _BASE_FILES + sum(2 * config.limits.connections + 24 for _ in config.remotes)
     yield diagnosis.open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0], needed)
+    yield diagnosis.bulk(libcurl())
     yield diagnosis.proxies(proxy_variables(os.environ))
     yield diagnosis.access_control(
         selinux=read("/sys/fs/selinux/enforce") == "1",

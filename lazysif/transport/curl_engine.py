@@ -27,6 +27,12 @@ _LAST_S = 2.0
 _CLOSED = -1
 
 
+def libcurl_version() -> str:
+    """As "8.23.0 with OpenSSL/3.6.5"."""
+    facts = pycurl.version_info()
+    return f"{facts[1]} with {facts[5]}"
+
+
 class CurlEngine:
     """The thread. `start` it on the trio thread; `aclose` breaks off what is under way."""
 

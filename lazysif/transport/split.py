@@ -34,6 +34,15 @@ class SplitTransport:
         await self._data.aclose()
 
 
+def libcurl() -> str:
+    """Version of the libcurl that is used, "" where pycurl is not installed or cannot be loaded."""
+    try:
+        from lazysif.transport.curl_engine import libcurl_version
+    except ImportError:
+        return ""
+    return libcurl_version()
+
+
 def make_engine() -> CurlEngine | None:
     """The thread of libcurl, not started yet; None where pycurl is not installed or cannot be loaded."""
     try:

@@ -314,3 +314,10 @@ def test_kill_mode(mode, verdict):
 def test_problems_are_counted_and_notes_are_not():
     found = [diagnosis.ok("a", "b"), diagnosis.note("a", "b"), diagnosis.problem("a", "b", "c")]
     assert diagnosis.problem_count(found) == 1
+
+
+def test_bulk_says_what_moves_the_bytes() -> None:
+    assert diagnosis.bulk("8.23.0 with OpenSSL/3.6.5").verdict is Verdict.OK
+    missing = diagnosis.bulk("")
+    assert missing.verdict is Verdict.NOTE
+    assert "lazysif[curl]" in missing.advice
