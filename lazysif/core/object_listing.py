@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from lazysif.core.names import decode_name, is_name
 from lazysif.model import DirectoryEntry, EntryKind
 
+_LONGEST_KEY = 1024
+"""Bytes, at AWS and at Google alike; longer ones are answered as a bad request and not as missing."""
 LONGEST_PAGE = 8 << 20
 """Bytes. A page has up to 1000 keys of up to 1024 bytes, each of which may take three characters when encoded."""
 
@@ -21,10 +23,11 @@ class ListingPage:
 
 
 def key_of(prefix: str, path: str) -> str:
-    """The key of a name below a remote's prefix. Raises: ValueError: no path of names."""
-    if not all(is_name(name) for name in path.split("/")):
-        raise ValueError(f"not a path of names: {path!r}")
-    return "/".join(filter(None, (prefix, path)))
+    """The key of a name below a remote's prefix. Raises: ValueError: no path of names, or longer than a key is."""
+    key = "/".join(filter(None, (prefix, path)))
+    if not all(is_name(name) for name in path.split("/")) or len(key.encode()) > _LONGEST_KEY:
+        raise ValueError(f"not a path of names: {path[:100]!r}")
+    return key
 
 
 def directory_key(prefix: str, directory: str) -> str:

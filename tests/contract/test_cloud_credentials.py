@@ -19,6 +19,7 @@ import trio
 
 from lazysif.errors import AccessDenied, ConfigError, SourceUnavailable
 from lazysif.transport.google_auth import GoogleAuth, GoogleTokens, check_credentials_file
+from lazysif.transport.proxy import Proxy
 from lazysif.transport.renewable import Renewable
 from lazysif.transport.s3_auth import AwsChain
 from tests.support.gcs_server import GcsServer
@@ -224,6 +225,27 @@ def test_a_token_server_that_is_away_is_temporary(google: GcsServer, tmp_path: P
     file.write_text(json.dumps(json.loads(file.read_text()) | {"token_uri": NOWHERE}))
     with pytest.raises(SourceUnavailable, match="TransportError"):
         GoogleTokens(file)(False)
+
+
+class ProxyHandler(Handler):
+    """Notes what it is asked to connect to, and does not."""
+
+    def do_CONNECT(self) -> None:
+        self.stand.log.add(f"CONNECT {self.path}")
+        self.answer(502)
+
+
+class ProxyServer(LoopbackServer):
+    handler = ProxyHandler
+
+
+def test_a_token_is_asked_for_through_the_proxy(google: GcsServer, tmp_path: Path) -> None:
+    file = google.service_account(tmp_path / "key.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"token_uri": "https://token.example/x"}))
+    with ProxyServer() as proxy, pytest.raises(SourceUnavailable):
+        GoogleTokens(file, None, Proxy(proxy.url))(False)
+    assert proxy.log.lines
+    assert {line for line, _ in proxy.log.lines} == {"CONNECT token.example:443"}
 
 
 def test_no_google_credentials_are_told_with_what_to_write() -> None:

@@ -47,7 +47,7 @@ def test_keys_are_encoded_as_they_are_signed():
     assert url == f"{AWS}/a%2Bb%20%C3%A9/%28x%29%40~.sif"
 
 
-@pytest.mark.parametrize("path", ["..", "a/../b", "", "a//b", "a\n"])
+@pytest.mark.parametrize("path", ["..", "a/../b", "", "a//b", "a\n", "/".join(["é" * 100] * 6)])
 def test_what_is_no_name_has_no_url(path):
     with pytest.raises(ValueError, match="not a path"):
         bucket_address("s3://images").url_of(path)
