@@ -81,7 +81,7 @@ class EndpointStand(LibraryStand):
 
 
 @pytest.fixture
-def servers(tmp_path: Path) -> Iterator[Any]:
+def servers(tmp_path: Path, known_secrets: list[str]) -> Iterator[Any]:
     """`servers(Stand, **LibraryServer's)` gives a stand that is ended with the test."""
     with ExitStack() as stack:
 
@@ -89,13 +89,14 @@ def servers(tmp_path: Path) -> Iterator[Any]:
             log = Log()
             storage = stack.enter_context(SignedStorage(log))
             library = stack.enter_context(LibraryServer(storage, log, **options))
-            stack.callback(lambda: _check(storage))
+            stack.callback(lambda: _check(library, storage, known_secrets))
             return kind(library=library, storage=storage, log=log, root=tmp_path)
 
         yield make
 
 
-def _check(storage: SignedStorage) -> None:
+def _check(library: LibraryServer, storage: SignedStorage, known_secrets: list[str]) -> None:
+    known_secrets += [TOKEN, *library.given, *storage.signatures]
     assert storage.foreign_credentials == []
 
 

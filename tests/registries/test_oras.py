@@ -129,7 +129,7 @@ class TokenStand(Stand):
 
 
 @pytest.fixture
-def token_stand(tmp_path: Path) -> Iterator[TokenStand]:
+def token_stand(tmp_path: Path, known_secrets: list[str]) -> Iterator[TokenStand]:
     log = Log()
     with ExitStack() as stack:
         service = stack.enter_context(TokenService({USER: PASSWORD}, log))
@@ -140,6 +140,7 @@ def token_stand(tmp_path: Path) -> Iterator[TokenStand]:
             registry=registry, service=service, storage=storage, front=front, log=log, root=tmp_path
         )
         yield stand
+        known_secrets += [*stand.secrets, *service.given, *storage.signatures]
         assert storage.foreign_credentials == []
 
 
