@@ -32,6 +32,7 @@ from lazysif.errors import AccessDenied, NoSuchEntry, SourceProtocolError
 from lazysif.model import DirectoryEntry, EntryKind, Image, Location, Transport, Validator, ValidatorKind
 from lazysif.registries.collection_names import Resolved, surely_an_image
 from lazysif.registries.json_answer import Said, get
+from lazysif.registries.quiet import Quiet
 
 HINT = "set token_file of its remote"
 _ENDPOINT_FILE = "assets/config/config.prod.json"
@@ -77,6 +78,7 @@ class LibraryRegistry:
         self._no_oci_until = float("-inf")
         self._takes_hashes: bool | None = None
         self._resolved = Resolved()
+        self._quiet = Quiet()
 
     async def locate(self, path: str) -> Location | None:
         """Ask the library. Raises: NoSuchEntry, AccessDenied, SourceError."""
@@ -257,7 +259,8 @@ class LibraryRegistry:
     async def _get(self, base: str, path: str, query: Mapping[str, str], also: tuple[int, ...]) -> Said:
         url = join_url(base, path) + (f"?{urlencode(query)}" if query else "")
         try:
-            return await get(self._transport, url, also=also)
+            with self._quiet.heeded(urlsplit(base).netloc):
+                return await get(self._transport, url, also=also)
         except AccessDenied as error:
             error.hint = HINT
             raise
