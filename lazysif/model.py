@@ -166,6 +166,7 @@ class Request:
         anew: follow redirects from the start, where a target is kept from before.
         image: the version whose bytes are asked for, as mirrors are chosen and judged by; None asks what a name
             means.
+        again: the same request is under way and late: this one goes another way, where there is one.
     """
 
     url: str
@@ -176,6 +177,7 @@ class Request:
     connect_s: float = 10.0
     anew: bool = False
     image: Image | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Sends a request that is late a second time, and takes the answer that comes first.
 
 Each of the two runs in a task of the daemon's nursery: nobody cancels a request (docs/concurrency.md), so the one
-that loses goes on to its head, and is then let go of. By what connection or mirror the second goes, the transport
-decides; the first one's connection is busy.
+that loses goes on to its head, and is then let go of. The second goes another way where there is one
+(`fetch.routes`), else by another connection: the first one's is busy.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import trio
 
@@ -88,7 +89,8 @@ class Hedge:
     def _begin(self, race: _Race, request: Request) -> None:
         race.attempts += 1
         number = race.attempts
-        self._nursery.start_soon(self._attempt, race, request, number, name=f"attempt {number}")
+        asked = replace(request, again=number > 1)
+        self._nursery.start_soon(self._attempt, race, asked, number, name=f"attempt {number}")
 
     async def _attempt(self, race: _Race, request: Request, number: int) -> None:
         """Never raises an Exception: it runs in the daemon's nursery."""

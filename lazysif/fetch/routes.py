@@ -153,7 +153,10 @@ class Routes:
             ways = own if asks_again else own + [way for way in ways if way.mirror is not None]
         else:
             ways = [way for way in ways if self._may_have(way, request.image)]
-        return [way for way in ways if way.ready] + [way for way in ways if not way.ready]
+        ready = [way for way in ways if way.ready]
+        if request.again:
+            ready = ready[1:] + ready[:1]
+        return ready + [way for way in ways if not way.ready]
 
     def _may_have(self, way: Way, image: Image) -> bool:
         """Whether the version can be asked for there, as far as is known."""

@@ -417,3 +417,17 @@ async def test_status_names_each_way(autojump_clock):
     ]
     assert status[2]["received_bytes"] == 5000
     assert "refused" in status[0]["last_error"]
+
+
+async def test_what_is_late_is_asked_again_by_another_way(autojump_clock):
+    rig = Rig(["proxy1", "proxy2"], ["direct"])
+    first = first_of("proxy1", "proxy2")
+    second = "proxy2" if first == "proxy1" else "proxy1"
+    asked = ByteRange(0, 10)
+    for again, expected in ((False, first), (True, second)):
+        async with rig.routes.send(Request(URL, {}, asked, image=IMAGE, again=again)) as answer:
+            assert answer.head.status == 206
+        assert rig.asked() == {expected: 1}
+    alone = Rig(["direct"])
+    async with alone.routes.send(Request(URL, {}, asked, image=IMAGE, again=True)) as answer:
+        assert answer.head.status == 206
