@@ -73,6 +73,7 @@ class OciCredentials:
         self._named = named
         self._program = program
         self._files = files
+        self._told: set[Path] = set()
 
     async def find(self, host: str, repository: str) -> Credential:
         """Those for a repository; `ANONYMOUS` where there are none.
@@ -94,12 +95,24 @@ class OciCredentials:
     def _from_files(self, host: str, repository: str) -> Credential:
         for path in self._files:
             try:
-                found = in_auth_file(read_auth_file(path), host, repository)
+                content = read_auth_file(path)
             except ConfigError as error:
                 raise AccessDenied(error.why, asks_credentials=True) from None
+            found = in_auth_file(content, host, repository)
             if found is not None:
                 return found
+            self._tell_of_programs(path, content, host)
         return ANONYMOUS
+
+    def _tell_of_programs(self, path: Path, content: Mapping[str, Any], host: str) -> None:
+        helpers = content.get("credHelpers")
+        program = (helpers.get(host) if isinstance(helpers, dict) else None) or content.get("credsStore")
+        if program and path not in self._told:
+            self._told.add(path)
+            log.warning(
+                "%s leaves the credentials for %s to the program %r, which is run only where credential_helper names it",
+                *(path, host, str(program)[:100]),
+            )
 
 
 async def _in_thread(work: partial[Credential], most_s: float, what: str) -> Credential:

@@ -420,6 +420,21 @@ async def test_a_login_counts_at_once(tmp_path: Path) -> None:
         await credentials.find("ghcr.io", "a")
 
 
+async def test_a_program_that_a_file_names_is_not_run_but_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "auth.json"
+    file.touch(0o600)
+    file.write_text(json.dumps(AUTHS))
+    credentials = oci_credentials(auth_file=file)
+    for _ in range(2):
+        assert await credentials.find("helped.example", "a") == ANONYMOUS
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{file} leaves the credentials for helped.example to the program 'evil', "
+        "which is run only where credential_helper names it"
+    ]
+
+
 def test_a_named_file_must_be_right_at_the_start(tmp_path: Path) -> None:
     file = tmp_path / "auth.json"
     file.touch(0o600)
