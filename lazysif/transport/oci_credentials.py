@@ -110,7 +110,7 @@ class OciCredentials:
         if program and path not in self._told:
             self._told.add(path)
             log.warning(
-                "%s leaves the credentials for %s to the program %r, which is run only where credential_helper names it",
+                "%s leaves the credentials for %s to the program %r, which is run only if credential_helper names it",
                 *(path, host, str(program)[:100]),
             )
 

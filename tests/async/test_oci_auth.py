@@ -431,7 +431,7 @@ async def test_a_program_that_a_file_names_is_not_run_but_told_of(
         assert await credentials.find("helped.example", "a") == ANONYMOUS
     assert [record.getMessage() for record in caplog.records] == [
         f"{file} leaves the credentials for helped.example to the program 'evil', "
-        "which is run only where credential_helper names it"
+        "which is run only if credential_helper names it"
     ]
 
 
