@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from botocore.exceptions import ClientError
@@ -179,3 +181,24 @@ def test_a_public_object_needs_no_credentials(moto: MotoServer, lazysif: MakeMou
     finally:
         moto.authenticate(True)
     assert "it is asked without credentials (anonymous)" in mount.log()
+
+
+def test_a_presigned_url_is_used_as_it_is_and_never_shown(
+    swift: SwiftServer, lazysif: MakeMount, tmp_path: Path
+) -> None:
+    s3 = client("s3", f"http://127.0.0.1:{swift.port}", USER, KEY)
+    s3.put_object(Bucket=BUCKET, Key="signed.sif", Body=b"by somebody's hand")
+    url = s3.generate_presigned_url("get_object", {"Bucket": BUCKET, "Key": "signed.sif"}, ExpiresIn=600)
+    configuration = tmp_path / "lazysif.toml"
+    configuration.write_text(
+        f'[images]\n"gpu.sif" = "{url}"\n[remote.r]\nkind = "s3"\nurl = "http://127.0.0.1:{swift.port}/{BUCKET}"\n'
+        f'credentials_file = "{tmp_path}/credentials"\n'
+    )
+    write_credentials(tmp_path / "credentials", "somebody:else", "wrong")
+    mount = lazysif(config=configuration)
+    image = mount.path / "gpu.sif"
+    assert image.read_bytes() == b"by somebody's hand"
+    signature = parse_qs(urlsplit(url).query)["X-Amz-Signature"][0]
+    seen = [mount.log(), mount.run("status", mount.path, "--json").stdout]
+    seen += [os.getxattr(image, name).decode() for name in os.listxattr(image)]
+    assert not any(signature in text for text in seen)

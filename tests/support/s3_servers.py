@@ -32,6 +32,7 @@ def client(service: str, url: str, access_key: str, secret: str, region: str = R
     session = boto3.session.Session(access_key, secret, region_name=region)
     settings = Config(
         s3={"addressing_style": "path"},
+        signature_version="s3v4" if service == "s3" else "v4",
         request_checksum_calculation="when_required",
         retries={"total_max_attempts": 1},
     )
