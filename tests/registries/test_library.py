@@ -197,3 +197,23 @@ def test_a_server_that_sends_the_file_itself(
     stand.publish(small_image.path)
     mount = mounted(lazysif, stand)
     assert (mount.path / "r" / stand.path).read_bytes() == small_image.data
+
+
+@pytest.mark.parametrize("oci", [False, True])
+def test_a_reader_outlives_the_daemon_its_tokens_and_the_tag(
+    servers: Any, small_image: BuiltImage, lazysif: MakeMount, tmp_path: Path, oci: bool
+) -> None:
+    stand = servers(token=TOKEN, oci=oci)
+    stand.publish(small_image.path)
+    mount = mounted(lazysif, stand)
+    with (mount.path / "r" / stand.path).open("rb", buffering=0) as opened:
+        assert opened.read(4096) == small_image.data[:4096]
+        stand.expire()
+        if not oci:  # this stand's blobs go with their tag
+            other = tmp_path / "other"
+            other.write_bytes(b"other" * 1000)
+            stand.library.publish(NAME, other, HERE)
+        mount.kill()
+        assert b"".join(iter(lambda: opened.read(1 << 20), b"")) == small_image.data[4096:]
+    mount.adopt()
+    assert mount.counters()["errors"] == 0

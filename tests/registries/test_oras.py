@@ -299,3 +299,18 @@ def test_with_tls_and_a_private_authority(image: Path, lazysif: MakeMount, tmp_p
         with pytest.raises(OSError, match="Input/output error"):
             (wary.path / name).stat()
         assert "certificate is not trusted" in wary.log()
+
+
+def test_a_reader_outlives_the_daemon_and_its_tokens(
+    token_stand: TokenStand, image: Path, lazysif: MakeMount, tmp_path: Path
+) -> None:
+    token_stand.publish(image)
+    mount = mounted(lazysif, tmp_path, token_stand.keys())
+    data = image.read_bytes()
+    with (mount.path / "r" / token_stand.path).open("rb", buffering=0) as opened:
+        assert opened.read(4096) == data[:4096]
+        token_stand.expire()
+        mount.kill()
+        assert b"".join(iter(lambda: opened.read(1 << 20), b"")) == data[4096:]
+    mount.adopt()
+    assert mount.counters()["errors"] == 0
