@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from lazysif.traces.store import TraceStore
 from lazysif.traces.trace_file import SUFFIX, read_trace
 from tests.support.images import BuiltImage
 from tests.support.mount import Mount, scrubbed_environment, wait_until
+from tests.support.nginx import overlaps
 
 pytestmark = [pytest.mark.mounted, pytest.mark.timeout(180)]
 
@@ -80,6 +82,22 @@ def test_a_first_start_with_a_trace_asks_in_few_requests(
     metadata_bytes = 4 << 20
     assert sum(request.bytes for request in followed) < 1.2 * touched.blocks * 131072 + metadata_bytes
     assert counters["errors"] == 0
+
+
+def test_a_herd_that_follows_a_trace_fetches_no_byte_twice(
+    apptainer: str, origin: Nginx, lazysif: MakeMount
+) -> None:
+    mount = lazysif(origin.url)
+    start_job(mount.path / "job.sif")
+    mount.umount()
+    shutil.rmtree(mount.cache_dir)
+    origin.clear_log()
+    mount.start()
+    with ThreadPoolExecutor(20) as tasks:
+        assert list(tasks.map(start_job, [mount.path / "job.sif"] * 20)) == ["42\n"] * 20
+    assert overlaps(origin.requests(), "/job.sif") == []
+    assert mount.counters()["prefetch_blocks"] > 0
+    assert mount.counters()["errors"] == 0
 
 
 def test_a_short_job_does_not_fetch_what_a_long_one_did(
