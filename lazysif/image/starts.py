@@ -72,6 +72,7 @@ class Starts:
         self._quiet_s = quiet_s
         self._jitter_s = jitter_s
         self._keys: dict[ImageId, str] = {}
+        self._prepared: set[ImageId] = set()
         self._asked_s: dict[str, float] = {}
         self._under_way: dict[ImageId, OpenImage] = {}
         self._disk = trio.CapacityLimiter(1)
@@ -89,7 +90,8 @@ class Starts:
     # --- a start ----------------------------------------------------------------------------------
 
     def _begin(self, opened: OpenImage) -> None:
-        """A first touch: watch for the end of the phase."""
+        """A first touch: watch for the end of the phase. After a restart this comes without an open."""
+        self.prepare(opened)
         self._under_way[opened.image.id] = opened
         self._nursery.start_soon(self._guarded, self._watch, opened, name=f"start of {opened.image.name}")
 
@@ -136,7 +138,8 @@ class Starts:
 
     def prepare(self, opened: OpenImage) -> None:
         """Behind an open: find what this node and the shares know of the image's starts."""
-        if opened.tracing is not None:
+        if opened.tracing is not None and opened.image.id not in self._prepared:
+            self._prepared.add(opened.image.id)
             opened.tracing.undecided = True
             name = f"trace of {opened.image.name}"
             self._nursery.start_soon(self._guarded, self._prepare, opened, opened.tracing, name=name)
@@ -147,6 +150,9 @@ class Starts:
             key = trace_key(opened.image.size_bytes, head)
             self._keys[opened.image.id] = key
             known = await self._known(opened, key)
+        except LazysifError:
+            self._prepared.discard(opened.image.id)
+            raise
         finally:
             tracing.undecided = False
         self._use(opened, known)
@@ -259,6 +265,7 @@ class Starts:
     def forget(self, image_id: ImageId) -> None:
         """An image was let go of."""
         self._keys.pop(image_id, None)
+        self._prepared.discard(image_id)
 
     async def aclose(self) -> None:
         """Keep what was recorded of starts that are still under way; gives up soon."""

@@ -115,6 +115,19 @@ async def test_a_start_that_never_comes_to_rest_is_kept_when_its_recording_is_fu
     assert in_order(TraceStore(tmp_path / "state").load(KEY)) == JOB[:60]
 
 
+async def test_a_restarted_daemon_records_and_follows_what_is_read_of_handles_that_it_never_opened(tmp_path):
+    async with world(tmp_path, origin_of_job(), starts=QUICK) as it:
+        number = await it.open("a.sif")
+    for prefetched in (False, True):
+        empty_cache(tmp_path)
+        async with world(tmp_path, origin_of_job(), starts=QUICK) as it:
+            for block in JOB:
+                await it.read(number, block * BLOCK, 100)
+            await settle(it)
+            await until(lambda: TraceStore(tmp_path / "state").load(KEY) is not None)
+            assert (it.counters.prefetch_blocks > 0) == prefetched
+
+
 async def test_following_covers_what_was_recorded_and_fetches_little_else(tmp_path):
     await learn(tmp_path)
     empty_cache(tmp_path)
