@@ -33,6 +33,10 @@ _OTHERS_S = 60.0
 _MAX_HOSTS = 100
 
 
+class OthersServe(SourceUnavailable):
+    """One way to the origin failed, and others serve its bytes: it does not count as offline."""
+
+
 class Contact:
     """Args: name: the remote's, for the log."""
 
@@ -214,7 +218,7 @@ class WatchedTransport:
                 if not watched.silent:
                     self._contact.answered(host)
         except SourceUnavailable as error:
-            if not reached:
+            if not reached and not isinstance(error, OthersServe):
                 self._contact.failed(began, error, host)
             self._failed_url = request.url
             raise

@@ -32,6 +32,7 @@ from lazysif.core.content_range import (
 from lazysif.core.names import origin_of
 from lazysif.core.rendezvous import STRIPE_BYTES, ranked
 from lazysif.errors import AccessDenied, ImageChanged, LazysifError, SourceTimeout, SourceUnavailable
+from lazysif.fetch.contact import OthersServe
 from lazysif.model import Answer, AnswerHead, Image, ImageId, Request, Transport, Validator
 from lazysif.telemetry import Counters
 
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 
 _FIRST_REST_S = 2.0
 _LONGEST_REST_S = 300.0
+_LONGEST_REST_OF_THE_ORIGIN_S = 30.0
+"""It alone says what names mean now."""
 _REST_FOR_TIME_LOST = 6.0
 """Of several that hang, none is tried twice before the last is tried once."""
 _CONNECT_S = 3.0
@@ -112,7 +115,8 @@ class Way:
         self._failed_at = trio.current_time()
         # what costs its readers long is not to be tried often
         least_s = max(_FIRST_REST_S, _REST_FOR_TIME_LOST * (self._failed_at - (heard_at or began)))
-        rest_s = min(least_s * 2 ** min(self.failures, 10), _LONGEST_REST_S) * (0.75 + random.random() / 4)
+        most_s = _LONGEST_REST_S if not self.direct else _LONGEST_REST_OF_THE_ORIGIN_S
+        rest_s = min(least_s * 2 ** min(self.failures, 10), most_s) * (0.75 + random.random() / 4)
         self._rests_until = self._failed_at + rest_s
         self.failures += 1
         self.last_error = str(error)
@@ -149,8 +153,7 @@ class Routes:
         if request.image is None:
             own = [way for way in ways if way.mirror is None]
             # an older version at a mirror must not take the place of one that is known
-            asks_again = any(name.startswith("If-") for name in request.headers)
-            ways = own if asks_again else own + [way for way in ways if way.mirror is not None]
+            ways = own if _asks_again(request) else own + [way for way in ways if way.mirror is not None]
         else:
             ways = [way for way in ways if self._may_have(way, request.image)]
         ready = [way for way in ways if way.ready]
@@ -172,13 +175,17 @@ class Routes:
         deadline = trio.current_time() + request.total_s
         tries: list[_Try] = []
         ways = self._order(request)
+        stood_for = self.has_mirrors and request.image is None and _asks_again(request)
+        if stood_for and not ways[0].ready and self.stands_in(ways):
+            # what is known can be served, and who opens it is not to wait for an origin that is gone
+            raise OthersServe(f"{ways[0].name} is left alone after a failure")
         for number, way in enumerate(ways):
-            left = len(ways) - number - 1
+            left = len(ways) - number - 1 + stood_for
             attempt = _Try(way, _with_patience(request, deadline - trio.current_time(), left), way.begin())
             try:
                 async with AsyncExitStack() as stack:
                     try:
-                        answer = await self._ask(stack, attempt, final=not left)
+                        answer = await self._ask(stack, attempt, final=number == len(ways) - 1)
                     except LazysifError as error:
                         attempt.error = error
                         tries.append(attempt)
@@ -194,7 +201,10 @@ class Routes:
                     return
             finally:
                 way.end()
-        raise _what_counts(tries)
+        told = _what_counts(tries)
+        if isinstance(told, SourceUnavailable) and stood_for and self.stands_in(ways):
+            raise OthersServe(told.why, origin=told.origin) from told
+        raise told
 
     async def _ask(self, stack: AsyncExitStack, attempt: _Try, *, final: bool) -> Answer:
         """The answer that came this way; where nobody else can be asked (`final`), whatever it says.
@@ -279,9 +289,9 @@ class Routes:
                 self._counters.mirror_disagreements += 1
                 _remember(self._apart, (image.id, way.name), trio.current_time() + _APART_S)
 
-    def stands_in(self, way: Way) -> bool:
-        """Whether another than `way` takes requests."""
-        return any(other.ready for other in self.ways if other is not way)
+    def stands_in(self, ways: Sequence[Way]) -> bool:
+        """Whether another than these takes requests."""
+        return any(other.ready for other in self.ways if other not in ways)
 
     async def aclose(self) -> None:
         for transport in {id(way.transport): way.transport for way in self.ways}.values():
@@ -313,6 +323,11 @@ class _Try:
     began: float
     head: AnswerHead | None = None
     error: LazysifError | None = None
+
+
+def _asks_again(request: Request) -> bool:
+    """Whether a known version is asked about."""
+    return any(name.startswith("If-") for name in request.headers)
 
 
 def _with_patience(request: Request, left_s: float, others: int) -> Request:
@@ -395,7 +410,7 @@ class _RoutedAnswer:
         except SourceUnavailable as error:
             self.broke = True
             self._way.failed(self._began, error, heard_at)
-            if isinstance(error, SourceTimeout) and self._routes.stands_in(self._way):
+            if isinstance(error, SourceTimeout) and self._routes.stands_in([self._way]):
                 # silence of one way is not silence of the origin (`fetch.contact`)
                 raise SourceUnavailable(f"{self._way.name}: {error.why}", origin=error.origin) from error
             raise

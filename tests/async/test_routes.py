@@ -9,7 +9,7 @@ import trio
 from lazysif.core.content_range import check_range_answer, http_date_s, same_version_headers
 from lazysif.core.identity import image_id
 from lazysif.core.rendezvous import STRIPE_BYTES, ranked
-from lazysif.errors import AccessDenied, ImageChanged, SourceProtocolError, SourceUnavailable
+from lazysif.errors import AccessDenied, ImageChanged, SourceProtocolError, SourceTimeout, SourceUnavailable
 from lazysif.fetch.contact import Contact, WatchedTransport
 from lazysif.fetch.routes import Routes, Way
 from lazysif.model import ByteRange, Image, Location, Request, Validator, ValidatorKind
@@ -303,7 +303,7 @@ async def test_a_mirror_tells_new_names_while_the_origin_is_gone_but_no_versions
     rig.asked()
     with pytest.raises(SourceUnavailable):
         await rig.name({"If-None-Match": '"v1"'})
-    assert rig.asked() == {"direct": 1}
+    assert rig.asked() == {}, "nobody waits for an origin that failed just now"
     rig.fakes["mirror1"].files.clear()
     with pytest.raises(SourceUnavailable, match="refused"):
         await rig.name()
@@ -431,3 +431,41 @@ async def test_what_is_late_is_asked_again_by_another_way(autojump_clock):
     alone = Rig(["direct"])
     async with alone.routes.send(Request(URL, {}, asked, image=IMAGE, again=True)) as answer:
         assert answer.head.status == 206
+
+
+async def test_an_origin_that_is_gone_is_not_offline_while_mirrors_serve(autojump_clock):
+    """Regression: each name that was asked about again made one after the other of all reads."""
+    rig = Rig(["mirror1"], ["direct"])
+    contact = Contact("bio")
+    watched = WatchedTransport(rig.routes, contact)
+    request = Request(URL, {"If-None-Match": '"v1"'}, ByteRange(0, 1), stall_s=10, total_s=10)
+    waited = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rig.fakes["direct"], "send", black_hole)
+        for _ in range(3):
+            began = trio.current_time()
+            with pytest.raises(SourceUnavailable):
+                async with watched.send(request):
+                    pass
+            waited.append(trio.current_time() - began)
+            assert not contact.offline
+        assert await rig.data(transport=watched) == DATA[:5000]
+    assert waited == [3, 0, 0], "the first finds out, the others do not wait for it"
+    await trio.sleep(31)
+    async with watched.send(request) as answer:
+        assert answer.head.status == 304, "it is asked again soon"
+    rig.fakes["mirror1"].everything = Refused()
+    rig.fakes["direct"].everything = Refused()
+    for _ in range(3):
+        with pytest.raises(SourceUnavailable):
+            await rig.data(transport=watched)
+        await trio.sleep(1)
+    assert contact.offline
+
+
+@asynccontextmanager
+async def black_hole(request):
+    """No answer to SYN."""
+    await trio.sleep(request.connect_s)
+    raise SourceTimeout("no connection from the origin in time")
+    yield
