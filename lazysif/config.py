@@ -100,6 +100,14 @@ class TracesConfig(Table, frozen=True, kw_only=True):
     token_file: Path | None = None
 
 
+class FillConfig(Table, frozen=True, kw_only=True):
+    """[fill]: the rest of images that are open, brought while nobody waits for blocks. `rate` in bytes a second."""
+
+    enabled: bool = False
+    quiet: Span = 300.0
+    rate: int = 20 * 1024 * 1024
+
+
 class Config(Table, frozen=True, kw_only=True):
     """All of it. In source mode there is one remote, named "", and it is the mount's root."""
 
@@ -109,6 +117,7 @@ class Config(Table, frozen=True, kw_only=True):
     mount: MountConfig = msgspec.field(default_factory=MountConfig)
     limits: LimitsConfig = msgspec.field(default_factory=LimitsConfig)
     traces: TracesConfig = msgspec.field(default_factory=TracesConfig)
+    fill: FillConfig = msgspec.field(default_factory=FillConfig)
     remotes: tuple[RemoteConfig, ...] = ()
     images: dict[str, str] = msgspec.field(default_factory=dict)
     """[images]: by path below the mountpoint, the URI of the image that has this name; may hold signatures."""
@@ -128,6 +137,7 @@ _TABLES: dict[str, type[Table]] = {
     "mount": MountConfig,
     "limits": LimitsConfig,
     "traces": TracesConfig,
+    "fill": FillConfig,
 }
 # Keys that are more than a number or one of a few words; all others are checked by their annotation.
 _PARSERS: dict[type[Table], dict[str, Callable[[object], object]]] = {
@@ -149,6 +159,7 @@ _PARSERS: dict[type[Table], dict[str, Callable[[object], object]]] = {
         "password_file": values.secret_file,
         "token_file": values.secret_file,
     },
+    FillConfig: {"rate": values.rate},
     **PARSERS,
 }
 
@@ -316,6 +327,9 @@ def _raise_first(problems: list[str]) -> None:
         raise ConfigError(problems[0], hint=f"and {others} more: lazysif config check" if others else "")
 
 
+_KIND_OF_SCHEME = {"s3": "s3", "gs": "gcs"}
+
+
 def config_for_source(url: str, settings: Mapping[str, object] | None = None) -> Config:
     """The configuration of `lazysif mount URL`: one remote that is the mount's root.
 
@@ -326,7 +340,8 @@ def config_for_source(url: str, settings: Mapping[str, object] | None = None) ->
         ConfigError: the URL or a setting cannot be meant.
     """
     found: list[Problem] = []
-    given: dict[str, object] = {"kind": "http", "url": url}
+    kind = _KIND_OF_SCHEME.get(url.partition("://")[0].lower(), "http")
+    given: dict[str, object] = {"kind": kind, "url": url}
     given |= {key: value for key, value in (settings or {}).items() if value is not None}
     remote = _remote(("remote",), given, found)
     _raise_first([f"{toml_text.dotted(where[1:])}: {what}" for where, what in found])

@@ -51,6 +51,14 @@ def size(value: object) -> int:
     return parse_size(_size_text(value))
 
 
+def rate(value: object) -> int:
+    """Bytes a second, at least one: "50MB"."""
+    parsed = size(value)
+    if parsed < 1:
+        raise ValueError("nothing would ever come at a rate of 0")
+    return parsed
+
+
 def share_or_size(value: object) -> ShareOrSize:
     """A share of the file system ("5%") or bytes."""
     return parse_share_or_size(_size_text(value))

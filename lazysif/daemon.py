@@ -49,6 +49,7 @@ from lazysif.traces.sharing import BesideImage
 from lazysif.traces.store import TraceStore
 from lazysif.transport.split import make_engine
 from lazysif.tree.fixed_names import FixedNames
+from lazysif.tree.idle_fill import FillSettings, IdleFill
 from lazysif.tree.open_images import OpenImages
 from lazysif.tree.state import StateStore
 from lazysif.tree.tree import Tree
@@ -164,6 +165,10 @@ class Daemon:
             self._contacts = {name: remote.contact for name, remote in remotes.items()}
             nursery.start_soon(Watchdog(tree.in_hand).run, name="watchdog")
             fsck = OnlineFsck(cache, nursery, self._counters)
+            if config.fill.enabled:
+                settings = FillSettings(config.fill.quiet, float(config.fill.rate))
+                filling = IdleFill(images, cache, self._counters, settings)
+                nursery.start_soon(filling.run, name="fill of idle times")
             warming = self._warming(nursery, tree, images, cache, starts)
             nursery.start_soon(warming.go_on, name="warming")
             await self._serve(operations, nursery, connection, fsck, warming)

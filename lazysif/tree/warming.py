@@ -142,7 +142,9 @@ class Warming:
         if query.get("cancel"):
             return self.cancel(text)
         try:
-            what, rate = What(query.get("what", What.ALL)), float(query.get("rate", 0)) or None
+            what, rate = What(query.get("what", What.ALL)), int(query.get("rate", 0)) or None
+            if rate is not None and rate < 0:
+                raise ValueError(f"a rate of {rate}")
         except ValueError as error:
             raise ConfigError(f"not a request to warm an image: {error}") from error
         return self.begin(text, what, rate)

@@ -18,6 +18,7 @@ from lazysif.fetch.fetcher import FetchLimits
 from lazysif.image import bulk
 from lazysif.image.bulk import Fill
 from lazysif.image.open_image import OpenImage
+from lazysif.tree.idle_fill import FillSettings, IdleFill
 from lazysif.tree.warming import Warming, What
 from tests.support.cache_damage import eventually
 from tests.support.fake_transport import FakeTransport, File, HoldHead, Ok, Refused, Status
@@ -254,6 +255,8 @@ async def test_what_is_not_there_fails_in_one_line(tmp_path: Path, origin: FakeT
             warming.command({"image": "a.sif", "what": "everything"})
         with pytest.raises(ConfigError, match="not a request"):
             warming.command({"image": "a.sif", "rate": "fast"})
+        with pytest.raises(ConfigError, match="not a request"):
+            warming.command({"image": "a.sif", "rate": "-1"})
 
 
 async def test_only_what_starts_touch(tmp_path: Path, origin: FakeTransport) -> None:
@@ -332,3 +335,51 @@ async def test_what_kills_daemons_is_given_up_and_a_damaged_list_is_no_list(
         for text in ("", "{", "[1]", '[{"image": 1}]', "\0\0\0"):
             (tmp_path / "warm.json").write_text(text)
             assert (await start(life, tmp_path)).document() == {"jobs": []}
+
+
+# --- idle times -------------------------------------------------------------------------------------------
+
+
+async def test_open_images_are_filled_in_quiet_times_and_readers_end_it(
+    tmp_path: Path, origin: FakeTransport
+) -> None:
+    held, now = trio.Event(), 0.0
+    async with world(tmp_path, origin, limits=FetchLimits(4, 4, stall_s=5.0)) as life:
+        image = await life.tree.find_image("", "a.sif")
+        one = await life.images.get(image)
+        life.images._handles[image.id] += 1
+        settings = FillSettings(quiet_s=60.0, bytes_per_s=1e9)
+        filling = IdleFill(life.images, life.cache, life.counters, settings, look_s=0.01, clock=lambda: now)
+        life.nursery.start_soon(filling.run)
+        before = len(origin.asked)
+        await trio.sleep(0.1)
+        assert len(origin.asked) == before, "it is not quiet for long enough"
+        origin.script.extend([HoldHead(held)] * 2)
+        now = 61.0
+        await eventually(lambda: len(origin.asked) == before + 2)
+        await one.read(60 * BLOCK, 10)
+        await trio.sleep(0.1)
+        held.set()
+        await eventually(lambda: not life.remotes[""].fetcher._flights)
+        await trio.sleep(0.1)
+        assert not life.remotes[""].fetcher._flights
+        assert one.cached_bytes() < len(DATA), "a reader had to wait: it is not quiet any more"
+        now = 130.0
+        await eventually(lambda: one.cached_bytes() == len(DATA))
+        assert sorted(asked_blocks(origin)) == list(range(COUNT))
+
+
+async def test_what_is_closed_or_would_fill_the_cache_is_left_alone(
+    tmp_path: Path, origin: FakeTransport
+) -> None:
+    settings = {"limit_bytes": len(DATA)}
+    async with world(tmp_path, origin, limits=LIMITS, cache=settings) as life:
+        images = [await life.tree.find_image("", path) for path in ("a.sif", "dir/b.sif")]
+        for image in images:
+            await life.images.get(image)
+        life.images._handles[images[0].id] += 1
+        filling = IdleFill(life.images, life.cache, life.counters, FillSettings(0.001, 1e9), look_s=0.01)
+        before = len(origin.asked)
+        life.nursery.start_soon(filling.run)
+        await trio.sleep(0.2)
+        assert len(origin.asked) == before

@@ -18,6 +18,7 @@ TABLES = {
     "[mount]": config.MountConfig,
     "[limits]": config.LimitsConfig,
     "[traces]": config.TracesConfig,
+    "[fill]": config.FillConfig,
     "[remote.NAME]": config_remotes.RemoteConfig,
 }
 COMMON = {field.name for field in msgspec.structs.fields(config_remotes.RemoteConfig)}
