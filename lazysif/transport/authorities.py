@@ -50,7 +50,8 @@ class Authorities:
     @classmethod
     def of(cls, ca_file: str | None) -> Authorities:
         """Raises: OSError as `tls_context`."""
-        tls_context(ca_file)
+        if ca_file is not None:
+            tls_context(ca_file)
         system = ssl.get_default_verify_paths()
         directory = system.capath if system.capath and _is_hashed(Path(system.capath)) else ""
         files = [Path(system.cafile)] if system.cafile else []
