@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lazysif.config import check_config, from_toml, load_config, to_toml
+from lazysif.config import check_config, config_for_source, from_toml, load_config, to_toml
 from lazysif.config_remotes import GcsRemote, S3Remote
 from lazysif.image_uri import parse_uri
 
@@ -102,3 +102,9 @@ def test_an_image_of_no_remote_is_asked_for_without_credentials() -> None:
         assert remote is not None
         assert remote.anonymous
         assert remote.path_of(parse_uri(text)) == "d/a.sif"
+
+
+def test_a_bucket_is_a_source() -> None:
+    assert isinstance(config_for_source("s3://images/sif").remotes[0], S3Remote)
+    assert isinstance(config_for_source("gs://images").remotes[0], GcsRemote)
+    assert config_for_source("https://h/images").remotes[0].kind == "http"

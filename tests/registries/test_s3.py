@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.registries.scenarios import REVALIDATE_S, Logged, MakeMount, RegistryScenarios, Stand
+from tests.support.mount import lazysif as lazysif_command
 from tests.support.s3_servers import BUCKET, REGION, MotoServer, client, write_credentials
 from tests.support.swift_server import KEY, USER, NotInstalled, SwiftServer
 
@@ -202,3 +204,19 @@ def test_a_presigned_url_is_used_as_it_is_and_never_shown(
     seen = [mount.log(), mount.run("status", mount.path, "--json").stdout]
     seen += [os.getxattr(image, name).decode() for name in os.listxattr(image)]
     assert not any(signature in text for text in seen)
+
+
+def test_doctor_asks_where_requests_go(moto: MotoServer, tmp_path: Path) -> None:
+    stand = MotoStand(server=moto, root=tmp_path)
+    configuration = tmp_path / "lazysif.toml"
+    moto.s3.put_object(Bucket=BUCKET, Key="sif/dir/hello.sif", Body=b"SIF")
+
+    def findings() -> dict[str, str]:
+        said = lazysif_command("doctor", "--json", "--config", configuration, check=False).stdout
+        checks = json.loads(said)["checks"]
+        return {found["check"]: found["verdict"] for found in checks if found["check"].startswith("origin r")}
+
+    configuration.write_text(f"[remote.r]\n{stand.keys()}\n")
+    assert set(findings().values()) == {"ok"}
+    configuration.write_text(f"[remote.r]\n{stand.wrong_keys()}\n")
+    assert findings()["origin r: answer"] == "problem"
