@@ -32,21 +32,13 @@ def test_the_form_of_a_name_says_what_it_is(path: str, reference: Reference | No
     assert reference_of(path) == reference
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        ".git",
-        "a:b",
-        "user/.name",
-        "user/name:",
-        "user/name@",
-        "user/name@sha256:a:b",
-        "a/b/c",
-        "a/b/c.sif",
-        "us er/x",
-    ]
-    + ["user/name:a/b", "user/na?me", "user/näme", "-user/name", "user/" + "x" * 129],
+_IMPOSSIBLE = (
+    *(".git", "a:b", "-user/name", "us er/x", "a/b/c", "a/b/c.sif", "user/.name", "user/na?me", "user/näme"),
+    *("user/name:", "user/name:a/b", "user/name@", "user/name@sha256:a:b", "user/" + "x" * 129),
 )
+
+
+@pytest.mark.parametrize("path", _IMPOSSIBLE)
 def test_names_that_no_image_can_have(path: str) -> None:
     with pytest.raises(NoSuchEntry) as raised:
         reference_of(path)
