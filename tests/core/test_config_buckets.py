@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from lazysif import remotes
 from lazysif.config import check_config, config_for_source, from_toml, load_config, to_toml
 from lazysif.config_remotes import GcsRemote, S3Remote
+from lazysif.errors import ConfigError
 from lazysif.image_uri import parse_uri
 
 
@@ -108,3 +110,12 @@ def test_a_bucket_is_a_source() -> None:
     assert isinstance(config_for_source("s3://images/sif").remotes[0], S3Remote)
     assert isinstance(config_for_source("gs://images").remotes[0], GcsRemote)
     assert config_for_source("https://h/images").remotes[0].kind == "http"
+
+
+@pytest.mark.parametrize(("kind", "url"), [("s3", "s3://images"), ("gcs", "gs://images")])
+def test_a_package_that_is_missing_is_named(monkeypatch, tmp_path: Path, kind: str, url: str) -> None:
+    monkeypatch.setattr(remotes, "find_spec", lambda _: None)
+    keys = f'kind = "{kind}"\nurl = "{url}"'
+    with pytest.raises(ConfigError, match=rf"pip install 'lazysif\[{kind}\]'"):
+        remotes.source_of(load_config(written(tmp_path, keys)).remotes[0])
+    remotes.source_of(load_config(written(tmp_path, f"{keys}\nanonymous = true")).remotes[0])
