@@ -75,6 +75,8 @@ class Way:
     failures: int = 0
     """In a row."""
     last_error: str = ""
+    refuses_its_own: bool = False
+    """A mirror that answers 412 to the very ETag that it gives: its answers tell the version all the same."""
     _failed_at: float = float("-inf")
     _rests_until: float = float("-inf")
     _tried: bool = False
@@ -256,23 +258,24 @@ class Routes:
         key = (image.id, way.name)
         guard = self._guards.get(key)
         held = image if guard is None else mirrors.held_to(image, guard)
-        asked = replace(request, headers=same_version_headers(held.condition))
+        headers = {} if guard is not None and way.refuses_its_own else same_version_headers(held.condition)
         first = await stack.enter_async_context(AsyncExitStack())
-        answer: Answer = await first.enter_async_context(way.transport.send(asked))
+        answer: Answer = await first.enter_async_context(
+            way.transport.send(replace(request, headers=headers))
+        )
         attempt.head = answer.head
-        if guard is None and answer.head.status == 412 and request.byte_range is not None:
+        if answer.head.status == 412 and request.byte_range is not None:
             # it may be the same file under another ETag: its answer without a condition tells
             await first.aclose()
             answer = await stack.enter_async_context(way.transport.send(replace(request, headers={})))
             attempt.head = answer.head
-            guard = mirrors.agreed(answer.head, request.byte_range, image)
-            _remember(self._guards, key, guard)
-            held = mirrors.held_to(image, guard)
-        try:
-            _check(answer.head, request, held)
-        except ImageChanged:
-            self._guards.pop(key, None)
-            raise
+            found = mirrors.agreed(answer.head, request.byte_range, image)
+            if guard is not None and found != guard:
+                raise ImageChanged("the mirror has another version than it had")
+            way.refuses_its_own |= guard is not None
+            _remember(self._guards, key, found)
+            held = mirrors.held_to(image, found)
+        _check(answer.head, request, held)
         return _Reworded(answer, mirrors.as_the_origin_says(answer.head, image))
 
     def _blame(self, tries: list[_Try]) -> None:

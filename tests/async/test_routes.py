@@ -318,8 +318,32 @@ async def test_another_etag_with_the_same_size_and_time_is_the_same_version(auto
     assert rig.fakes["mirror1"].requests[0].headers == {"If-Match": '"written-otherwise"'}
     assert rig.asked() == {"mirror1": 1}
     rig.fakes["mirror1"].files["/copy/a.sif"] = File(DATA[::-1], etag='"changed"')
-    assert await rig.data() == DATA[:5000], "the mirror is held to its own version"
-    assert rig.counters.mirror_disagreements == 1
+    for rounds in range(2):
+        assert await rig.data() == DATA[:5000], "the mirror is held to its own version"
+        assert rig.counters.mirror_disagreements == rounds + 1
+        await trio.sleep(61)
+
+
+async def test_a_mirror_that_refuses_its_own_etag_is_judged_by_its_answers(autojump_clock):
+    rig = Rig(["mirror1"], ["direct"])
+    mirror = rig.fakes["mirror1"]
+    mirror.files["/copy/a.sif"] = File(DATA, etag='"its-own"')
+    right = mirror.send
+
+    @asynccontextmanager
+    async def refusing(request):
+        if request.headers:
+            mirror.script.append(Status(412))
+        async with right(request) as answer:
+            yield answer
+
+    mirror.send = refusing
+    for expected in (2, 2, 1, 1):
+        assert await rig.data() == DATA[:5000]
+        assert rig.asked() == {"mirror1": expected}
+    mirror.files["/copy/a.sif"] = File(DATA[::-1], etag='"changed"')
+    assert await rig.data() == DATA[:5000]
+    assert rig.asked() == {"mirror1": 1, "direct": 1}
 
 
 @pytest.mark.parametrize(
