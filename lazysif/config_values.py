@@ -359,7 +359,7 @@ def line(value: object) -> str:
     """One line of text."""
     text = _text(value)
     if not text or not text.isprintable():
-        raise ValueError("neither empty nor with control characters, please")
+        raise ValueError("this cannot be empty and cannot hold control characters")
     return text
 
 
