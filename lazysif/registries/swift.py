@@ -120,6 +120,9 @@ class SwiftRegistry:
         """The object's URL; after the login nothing is asked. Raises: NoSuchEntry, AccessDenied, SourceError."""
         whole = self._whole(path)
         if "/" not in whole:
+            if whole.startswith("."):
+                # what shells and git look for in every directory; segments of some clients, but no images, lie there
+                raise NoSuchEntry("no image can have that name", certain=True)
             return None  # a container
         url = join_url(await self._account.url(self._transport), whole)
         return Location(url, origin_of(url))
