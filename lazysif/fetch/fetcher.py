@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -252,7 +252,8 @@ class Fetcher:
 
     async def _request(self, extent: Extent, location: Location, total_s: float, stall_s: float) -> None:
         """One request for what the extent still lacks."""
-        image, blocks = extent.image, extent.remaining()
+        # the location knows how its store marks versions; that of an image out of the state directory does not
+        image, blocks = replace(extent.image, location=location), extent.remaining()
         if image.ranges:
             asked = extent_range(extent.block_map, blocks)
         else:

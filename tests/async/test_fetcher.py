@@ -20,7 +20,7 @@ from lazysif.errors import (
 from lazysif.fetch.fetcher import Fetcher, FetchLimits
 from lazysif.fetch.flights import Flight, FlightTable
 from lazysif.fetch.locations import Locations
-from lazysif.model import Buffer, Image, ImageId, Location, Validator, ValidatorKind
+from lazysif.model import Buffer, Image, ImageId, Location, Validator, ValidatorKind, VersionParameter
 from lazysif.registries.http import HttpRegistry
 from lazysif.telemetry import Counters
 from tests.support.fake_transport import (
@@ -379,3 +379,33 @@ async def test_shutdown_fails_who_waits(nursery, autojump_clock, before_the_firs
     await wait_all_tasks_blocked()
     assert len(outcomes) == 1
     assert len(table) == 0
+
+
+class Renewing:
+    """A registry of one location."""
+
+    def __init__(self, location: Location) -> None:
+        self._location = location
+
+    async def locate(self, path: str) -> Location:
+        return self._location
+
+    async def renew(self, image: Image) -> Location:
+        return self._location
+
+    async def list(self, path: str) -> None:
+        return None
+
+
+async def test_a_generation_guards_after_a_restart_as_before_it(nursery, autojump_clock):
+    """Out of the state directory an image comes without its URL, and with the ETag that its metadata had then."""
+    generations = VersionParameter("x-generation", "generation", etag_tells=False)
+    bench = Bench(nursery, [Headers({"x-generation": "7", "etag": '"of other metadata"'})])
+    bench.fetcher.locations = Locations(Renewing(Location(URL, URL, version=generations)), bench.counters)
+    generation = Validator(ValidatorKind.GENERATION, "7")
+    bench.image = replace(bench.image, location=Location("", URL), validator=generation, guard=ETAG)
+    await bench.fetch(range(3))
+    assert bench.origin.requests[0].url == f"{URL}?generation=7"
+    assert bench.origin.requests[0].headers == {}
+    bench.origin.script.append(Headers({"x-generation": "8"}))
+    await bench.fail(ImageChanged, range(3, 5))
