@@ -156,6 +156,19 @@ def test_keystone_password_in_a_region_below_a_container(
     assert keystone.password not in mount.log()
 
 
+def test_the_next_daemon_logs_in_for_what_its_predecessor_opened(
+    server: SwiftServer, image: str, mounted: Callable[..., Mount], tmp_path: Path
+) -> None:
+    mount = mounted(*v1_lines(server, tmp_path))
+    with (mount.path / "r" / image).open("rb", buffering=0) as opened:
+        assert opened.read(4096) == DATA[:4096]
+        mount.run("reload", mount.path)
+        mount.adopt()
+        server.clear()
+        assert opened.read() == DATA[4096:]
+    assert server.requests()[0].path == "/auth/v1.0"
+
+
 def test_keystone_application_credential_from_the_environment(
     keystone: Keystone, image: str, mounted: Callable[..., Mount]
 ) -> None:
