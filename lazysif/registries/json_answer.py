@@ -17,6 +17,11 @@ _MIB = 1 << 20
 LONGEST = _MIB
 """Bytes; a manifest has hundreds, a list of all tags of a busy repository some 10,000."""
 
+_STALL_S = 10.0
+_TOTAL_S = 15.0
+"""Below the time of a look-up as it comes (18 s for all its questions): a server that is silent is told by the request
+itself and asked again, where the look-up's end would have to cancel a request under way."""
+
 
 @dataclass(frozen=True, slots=True)
 class Said:
@@ -57,7 +62,7 @@ async def get(
     """
     origin = shown or origin_of(url)
     try:
-        async with transport.send(Request(url, headers or {})) as answer:
+        async with transport.send(Request(url, headers or {}, stall_s=_STALL_S, total_s=_TOTAL_S)) as answer:
             status = answer.head.status
             if not 200 <= status < 300 and status not in also:
                 error = refusal(answer.head)
