@@ -19,8 +19,8 @@ LONGEST = _MIB
 
 _STALL_S = 10.0
 _TOTAL_S = 15.0
-"""Below the time of a look-up as it comes (18 s for all its questions): a server that is silent is told by the request
-itself and asked again, where the look-up's end would have to cancel a request under way."""
+"""Below the time of a look-up as it comes (18 s for all its questions): the request itself ends when a server is
+silent, where the look-up's end would have to cancel it."""
 
 
 @dataclass(frozen=True, slots=True)
