@@ -44,6 +44,13 @@ class _StatusCollector(Collector):
         for remote in self._status["remotes"]:
             offline.add_metric([remote["name"]], remote["offline_since"] is not None)
         yield offline
+        ready = GaugeMetricFamily(
+            "lazysif_way_ready", "0 while a mirror or proxy is left alone", labels=["remote", "way"]
+        )
+        for remote in self._status["remotes"]:
+            for way in remote["ways"]:
+                ready.add_metric([remote["name"], way["name"]], way["state"] == "ready")
+        yield ready
         handles = sum(image["open_handles"] for image in self._status["images"])
         yield GaugeMetricFamily("lazysif_open_handles", "Open handles of images", value=handles)
 

@@ -75,7 +75,14 @@ def test_a_violation_breaks_its_contract(copy, module, line, contract, evidence)
 
 STATUS = {
     "requests": {"in_hand": {"read": 2}, "oldest_s": 1.5, "waiting_reads": 2},
-    "remotes": [{"name": "bio", "offline_since": "2026-01-01T00:00:00+00:00", "last_error": "no connection"}],
+    "remotes": [
+        {
+            "name": "bio",
+            "offline_since": "2026-01-01T00:00:00+00:00",
+            "last_error": "no connection",
+            "ways": [{"name": "http://cache1:3128", "state": "resting"}, {"name": "direct", "state": "ready"}],
+        }
+    ],
     "counters": {field.name: i for i, field in enumerate(dataclasses.fields(Counters))},
     "cache": {"used_bytes": 5, "limit_bytes": 6, "free_bytes": 7, "state": "normal"},
     "images": [{"open_handles": 2}, {"open_handles": 3}],
@@ -101,3 +108,5 @@ def test_metrics_parse_and_are_those_that_are_written_down():
     [state] = families["lazysif_cache_state"].samples
     assert (state.labels, state.value) == ({"state": "normal"}, 1)
     assert families["lazysif_open_handles"].samples[0].value == 5
+    ways = {sample.labels["way"]: sample.value for sample in families["lazysif_way_ready"].samples}
+    assert ways == {"http://cache1:3128": 0, "direct": 1}
