@@ -55,6 +55,8 @@ def _proxy(text: str) -> str:
         raise ValueError("a proxy's URL holds a user name: write proxy_username and proxy_password_file")
     url = values.url(text)
     parts = urlsplit(url)
+    if parts.scheme != "http":
+        raise ValueError("a proxy is spoken to by plain HTTP, also for https:// origins: write http://")
     if parts.path.strip("/") or parts.query:
         raise ValueError("a proxy is scheme, host and port, without a path: as http://cache1:3128")
     return url.rstrip("/")

@@ -13,7 +13,7 @@ class Proxy:
     included, as everybody on that way does.
 
     Args:
-        url: scheme (http or https), host and port.
+        url: http, host and port.
         username, password: for `Proxy-Authorization`, which goes to the proxy and no further.
     """
 
