@@ -27,6 +27,7 @@ HEAD_BYTES = 64 << 10
 """What a trace's key is made of: in a SIF the header with its UUID and times, and all descriptors."""
 
 _SAME = 0.9
+_LONGER = 4
 _LONGEST_MS = 24 * 3600 * 1000
 _COPY_BLOCKS = 256
 _COPY_SHARE = 0.95
@@ -122,9 +123,9 @@ def check_fits(trace: Trace, key: str, size_bytes: int, block_size: int) -> None
 def merge(trace: Trace, new: TracePath) -> Trace:
     """`trace` with what one more start, or another trace's path, says. Bounded as `check` demands.
 
-    Of two paths of which one holds nine tenths of the other the longer stays, and of two that hold each other the
-    newer: so nothing piles up that no single start touched. All else is a job of its own, and the path that was
-    used least lately makes room.
+    Of two paths of which one covers the other the longer stays, and of two that cover each other the newer: so
+    nothing piles up that no single start touched. All else is a job of its own, and the path that was used least
+    lately makes room.
     """
     kept: list[TracePath] = []
     for path in trace.paths:
@@ -148,10 +149,15 @@ def merge_all(trace: Trace, other: Trace) -> Trace:
 
 
 def covers(longer: TracePath, shorter: TracePath) -> bool:
-    """Whether nearly all of `shorter` stands in `longer`."""
-    if len(shorter.blocks) * _SAME > len(longer.blocks):
+    """Whether nearly all of `shorter` stands in `longer`, and is a good part of it.
+
+    A path many times as long is of another job, or of several at once: what is read of all of an image holds
+    every start of it and leads none.
+    """
+    short, long = len(shorter.blocks), len(longer.blocks)
+    if not _SAME * short <= long <= _LONGER * short:
         return False
-    return len(set(longer.blocks).intersection(shorter.blocks)) >= _SAME * len(shorter.blocks)
+    return len(set(longer.blocks).intersection(shorter.blocks)) >= _SAME * short
 
 
 def says_more(new: Trace, old: Trace) -> bool:

@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import threading
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -321,9 +322,17 @@ BAD_FILES = {
 }
 
 
-@pytest.mark.parametrize("what", BAD_FILES)
-@pytest.mark.parametrize("where", ["folder", "beside", "state"])
-async def test_a_bad_trace_is_refused_and_counted(tmp_path, what, where):
+PLACES = [("folder", what) for what in BAD_FILES]
+PLACES += [
+    ("beside", "huge"),
+    ("beside", "of a bigger image"),
+    ("state", "garbage"),
+    ("state", "of another image"),
+]
+
+
+@pytest.mark.parametrize(("where", "what"), PLACES)
+async def test_a_bad_trace_is_refused_and_counted(tmp_path, where, what):
     origin, shared = origin_of_job(), tmp_path / "shared"
     shared.mkdir()
     starts = {
@@ -355,6 +364,26 @@ async def test_a_server_that_takes_no_traces_is_counted(tmp_path, status):
     server = Dav(refuse=status)
     counters = await learn(tmp_path, offers=1, shares=[UrlShare("http://traces/", server, server)])
     assert (counters.traces_offered, counters.trace_errors, len(server.puts)) == (0, 1, 1)
+
+
+async def test_a_folder_that_hangs_is_given_up_and_its_threads_do_not_pile_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(sharing, "_PATIENCE_S", 0.1)
+    back = threading.Event()
+    entered = []
+
+    def hang(path):
+        entered.append(path)
+        back.wait(10)
+
+    monkeypatch.setattr(sharing, "read_trace", hang)
+    share = FolderShare(tmp_path)
+    try:
+        for _ in range(4):
+            with pytest.raises(SourceTimeout, match="did not answer"):
+                await share.get(KEY)
+        assert len(entered) == 2
+    finally:
+        back.set()
 
 
 async def test_a_pipe_in_the_shared_folder_is_no_trap(tmp_path):

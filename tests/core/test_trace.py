@@ -24,7 +24,8 @@ def path(blocks, used_s=1):
 PREFIX = range(0, 60, 3)
 PYTHON = path([*PREFIX, *range(100, 200)], 1)
 SHELL = path([*PREFIX, *range(300, 330)], 2)
-TRUE = path([*PREFIX], 3)
+PASS = path([*PREFIX, *range(100, 140)], 3)
+TRUE = path([*PREFIX], 4)
 
 
 def merged(*paths):
@@ -39,11 +40,23 @@ def test_jobs_of_one_image_keep_paths_of_their_own_the_last_used_first():
 
 
 def test_a_shorter_job_on_a_known_path_only_marks_it_as_used():
-    assert merged(PYTHON, TRUE).paths == (replace(PYTHON, used_s=3),)
+    assert merged(PYTHON, PASS).paths == (replace(PYTHON, used_s=3),)
 
 
 def test_a_longer_job_takes_the_place_of_the_shorter_one():
-    assert merged(replace(TRUE, used_s=1), replace(PYTHON, used_s=2)).paths == (replace(PYTHON, used_s=2),)
+    assert merged(replace(PASS, used_s=1), replace(PYTHON, used_s=2)).paths == (replace(PYTHON, used_s=2),)
+
+
+def test_a_job_that_is_many_times_as_long_is_another_one():
+    assert merged(PYTHON, TRUE).paths == (TRUE, PYTHON)
+    assert merged(TRUE, PYTHON).paths == (TRUE, PYTHON)
+
+
+def test_a_reader_of_all_of_the_image_does_not_take_the_place_of_its_starts():
+    everything = path([*range(1, 400, 2), *range(0, 400, 2)], 9)
+    trace = merged(PASS, SHELL, everything)
+    assert trace.paths == (everything, PASS, SHELL)
+    assert merged(everything, PASS, SHELL).paths == trace.paths
 
 
 def test_of_two_recordings_of_one_job_the_newer_stays():
@@ -63,7 +76,7 @@ def test_the_path_used_least_lately_makes_room():
 
 def test_says_more_is_about_paths_and_not_about_dates():
     assert core.says_more(merged(PYTHON, SHELL), merged(PYTHON))
-    assert not core.says_more(merged(replace(TRUE, used_s=99)), merged(PYTHON, SHELL))
+    assert not core.says_more(merged(replace(PASS, used_s=99)), merged(PYTHON, SHELL))
 
 
 def test_the_key_is_of_content_and_size():
