@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -209,42 +209,60 @@ def test_an_upgrade_that_cannot_start_leaves_the_old_daemon(
     assert (served.path / "x.sif").read_bytes() == small_image.data
 
 
+POISONED = """
+import os, signal, socket, sys
+if not os.path.exists(sys.argv[1]):
+    os.execv(sys.executable, [sys.executable, "-m", "lazysif.serve", *sys.argv[2:]])
+life = socket.socket(fileno=int(sys.argv[5]))
+life.send(b"prepared")
+life.recv(65536)
+life.send(b"serving")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+"""A daemon that dies as soon as it serves, as one does that is asked again what killed its predecessor."""
+
+
 def test_daemons_that_die_at_once_end_in_errors_and_not_in_a_hang(
-    served: Mount, small_image: BuiltImage, monkeypatch: pytest.MonkeyPatch
+    served: Mount, small_image: BuiltImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The brake: each next daemon is killed as soon as it serves, as a poisonous request would do."""
-    with (served.path / "x.sif").open("rb", buffering=0) as file:
-        stop = threading.Event()
-
-        def poison() -> None:
-            while not stop.is_set():
-                for pid in daemons_of(served):
-                    os.kill(pid, signal.SIGKILL)
-                time.sleep(0.02)
-
-        poisoning = threading.Thread(target=poison)
-        poisoning.start()
-        try:
-            with pytest.raises(OSError, match=r"not connected|aborted"):
-                read_for_ever(file.fileno(), len(small_image.data) // 2)
-        finally:
-            stop.set()
-            poisoning.join()
+    """The brake."""
+    poison = tmp_path / "poison"
+    keeper = start_keeper_of(served, monkeypatch, command=[sys.executable, "-c", POISONED, str(poison)])
+    served.adopt()
+    fd = os.open(served.path / "x.sif", os.O_RDONLY)
+    try:
+        poison.touch()
+        os.kill(served.pid, signal.SIGKILL)
+        with pytest.raises(OSError, match=r"not connected|aborted"):
+            read_for_ever(fd, len(small_image.data) // 2)
+    finally:
+        with suppress(OSError):
+            os.close(fd)
+    assert keeper.wait(10) == 0
     served.check_gone()
     assert "is given up" in served.log()
+
+
+def start_keeper_of(
+    served: Mount, monkeypatch: pytest.MonkeyPatch, command: Sequence[str] = (), **order: object
+) -> subprocess.Popen[bytes]:
+    """Mount the same anew by a keeper with another order; `command` stands for the daemon's, with its arguments."""
+    served.umount()
+    config = with_overrides(
+        config_for_source(str(served.source)),
+        {"cache.dir": str(served.cache_dir), "state.dir": str(served.state_dir), "log.level": "debug"},
+    )
+    changed = {**keeper_order(config, str(served.path), foreground=False), **order}
+    if command:
+        changed["command"] = [*command, str(served.path)]
+    monkeypatch.setenv("LAZYSIF_RUNTIME_DIR", str(served.runtime_dir))
+    return start_keeper(changed)
 
 
 def read_for_ever(fd: int, offset: int) -> None:
     while True:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         os.pread(fd, 4096, offset)
-
-
-def daemons_of(mount: Mount) -> list[int]:
-    done = subprocess.run(
-        ["pgrep", "-f", f"lazysif.serve {mount.path}"], capture_output=True, text=True, check=False
-    )
-    return [int(pid) for pid in done.stdout.split()]
 
 
 UNDEAD = """
@@ -270,16 +288,8 @@ def test_a_daemon_that_cannot_die_is_not_waited_for(
     served: Mount, small_image: BuiltImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Regression: a daemon killed while it asked for its own mount kept the keeper waiting for ever, and all jobs."""
-    served.umount()
-    config = with_overrides(
-        config_for_source(str(served.source)),
-        {"cache.dir": str(served.cache_dir), "state.dir": str(served.state_dir), "log.level": "info"},
-    )
-    order = keeper_order(config, str(served.path), foreground=False)
     well = tmp_path / "well"
-    order["command"] = [sys.executable, "-c", UNDEAD, str(well), str(served.path)]
-    monkeypatch.setenv("LAZYSIF_RUNTIME_DIR", str(served.runtime_dir))
-    keeper = start_keeper(order)
+    keeper = start_keeper_of(served, monkeypatch, command=[sys.executable, "-c", UNDEAD, str(well)])
     (undead,) = Path(f"/proc/{keeper.pid}/task/{keeper.pid}/children").read_text().split()
     well.touch()
     keeper.send_signal(signal.SIGHUP)
@@ -295,14 +305,7 @@ def test_without_resend_jobs_get_errors_and_new_opens_work(
     served: Mount, small_image: BuiltImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kernels before 6.9: the mount is made anew, and who has an image open learns it at once."""
-    served.umount()
-    config = config_for_source(str(served.source))
-    config = with_overrides(
-        config, {"cache.dir": str(served.cache_dir), "state.dir": str(served.state_dir), "log.level": "debug"}
-    )
-    order = {**keeper_order(config, str(served.path), foreground=False), "resend": False}
-    monkeypatch.setenv("LAZYSIF_RUNTIME_DIR", str(served.runtime_dir))
-    keeper = start_keeper(order)
+    keeper = start_keeper_of(served, monkeypatch, resend=False)
     served.adopt()
     fd = os.open(served.path / "x.sif", os.O_RDONLY)
     try:
