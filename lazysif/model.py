@@ -167,6 +167,7 @@ class Request:
         image: the version whose bytes are asked for, as mirrors are chosen and judged by; None asks what a name
             means.
         again: the same request is under way and late: this one goes another way, where there is one.
+        once: it is counted (`Location.once`): not to be sent again to see whether the origin is back.
     """
 
     url: str
@@ -178,6 +179,7 @@ class Request:
     anew: bool = False
     image: Image | None = None
     again: bool = False
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ _SAFE = "-._~@:,="
 # A base URL is taken as its author wrote it, percent-encodings included.
 _SAFE_IN_BASE = "/%-._~@:,=!$&'()*+;"
 _PORTS = {"http": 80, "https": 443}
+# Download pages of Singularity Registry Server: who knows the last part may have the file.
+_SECRET_PART = re.compile(r"(/containers/[^/]+/download/(?:share/)?)[^/]+")
 
 
 def decode_name(raw: bytes) -> str | None:
@@ -89,7 +91,7 @@ def _host_and_port(parts: SplitResult) -> str:
 
 
 def origin_of(url: str) -> str:
-    """`url` without userinfo, query and fragment: identity, and what people see.
+    """`url` without userinfo, query, fragment and secret parts of its path: identity, and what people see.
 
     Scheme and host come in lower case, without the scheme's own port. Never raises, as errors are made with
     it: what cannot be split is "(not a URL)".
@@ -98,7 +100,8 @@ def origin_of(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return "(not a URL)"
-    return SplitResult(parts.scheme, _host_and_port(parts), parts.path, "", "").geturl()
+    path = _SECRET_PART.sub(r"\1(secret)", parts.path)
+    return SplitResult(parts.scheme, _host_and_port(parts), path, "", "").geturl()
 
 
 def same_origin(a: str, b: str) -> bool:

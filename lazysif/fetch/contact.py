@@ -185,7 +185,7 @@ class WatchedTransport:
         while True:
             await self._contact.went_offline()
             await trio.sleep(_CHECK_S * (0.5 + random.random() / 2))
-            if not self._contact.offline:
+            if not self._contact.offline or not self._failed_url:
                 continue
             try:
                 request = Request(
@@ -220,7 +220,8 @@ class WatchedTransport:
         except SourceUnavailable as error:
             if not reached and not isinstance(error, OthersServe):
                 self._contact.failed(began, error, host)
-            self._failed_url = request.url
+            if not request.once:
+                self._failed_url = request.url
             raise
         except LazysifError:
             if not reached:

@@ -266,6 +266,7 @@ class Fetcher:
             stall_s=stall_s,
             total_s=max(total_s, 0.1),
             image=image,
+            once=location.once,
         )
         self._counters.fetch_requests += 1
         async with self._answer(request, image, in_haste=extent.ticket.demand) as answer:

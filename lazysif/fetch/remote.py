@@ -257,6 +257,7 @@ class Remote:
             location.url,
             stall_s=self.policy.stall_s,
             total_s=self.fetcher.whole_file_budget_s,
+            once=True,
         )
         try:
             with trio.fail_after(max(total_s, 0.1)):
@@ -269,7 +270,7 @@ class Remote:
         except trio.TooSlowError:
             raise SourceTimeout("no answer from the origin in time", origin=location.origin) from None
         except LazysifError as error:
-            error.origin = location.origin  # its own URL may hold a secret in the path
+            error.about(origin=location.origin)
             raise
         return FoundImage(image, b"", unchanged=known is not None and known.id == image.id)
 

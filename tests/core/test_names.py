@@ -141,3 +141,11 @@ def test_an_origin_holds_no_secret(url: str, origin: str) -> None:
 )
 def test_credentials_go_to_the_same_origin_only(a: str, b: str, same: bool) -> None:
     assert same_origin(a, b) is same
+
+
+def test_secrets_in_paths_are_not_shown() -> None:
+    """Of download pages of Singularity Registry Server."""
+    page = "https://s.example/containers/7/download/"
+    assert origin_of(page + "0123456789abcdef") == page + "(secret)"
+    assert origin_of(page + "share/0123456789abcdef/") == page + "share/(secret)/"
+    assert origin_of("https://s.example/containers/7/x.sif") == "https://s.example/containers/7/x.sif"
