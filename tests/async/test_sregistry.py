@@ -6,11 +6,13 @@ import json
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
 from lazysif.errors import AccessDenied, LazysifError, NoSuchEntry, SourceProtocolError, SourceUnavailable
 from lazysif.model import Location
 from lazysif.registries.sregistry import SregistryRegistry
-from tests.support.fake_transport import FakeTransport, File, Status
+from tests.support.fake_transport import FakeTransport, File, Stall, Status
 
 BASE = "https://sregistry.example"
 DIGEST = "a" * 64
@@ -100,3 +102,13 @@ async def test_a_version_that_the_server_did_not_look_at_is_not_taken_for_it() -
             FakeTransport({f"/api/container/tools/hello:latest@sha256.{other}": IN_OWN}),
             f"tools/hello@sha256.{other}.sif",
         )
+
+
+async def test_a_silent_server_is_told_before_the_look_up_ends(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    transport = FakeTransport({OWN: IN_OWN}, script=[Stall()])
+    began = trio.current_time()
+    with pytest.raises(SourceUnavailable):
+        await located(transport)
+    assert trio.current_time() - began <= 15

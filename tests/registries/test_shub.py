@@ -55,9 +55,10 @@ class ShubStand(Stand):
 
 
 @pytest.fixture
-def server() -> Iterator[ShubServer]:
+def server(known_secrets: list[str]) -> Iterator[ShubServer]:
     with Storage() as storage, ShubServer(storage) as server:
         yield server
+        known_secrets += storage.given
 
 
 class TestShub(RegistryScenarios):

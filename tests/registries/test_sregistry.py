@@ -75,16 +75,18 @@ class SregistryStand(Stand):
 
 
 @pytest.fixture
-def server() -> Iterator[SregistryServer]:
+def server(known_secrets: list[str]) -> Iterator[SregistryServer]:
     with Minio() as storage, SregistryServer(storage) as server:
         yield server
+        known_secrets += server.secrets()
 
 
 @pytest.fixture
-def old_server() -> Iterator[SregistryServer]:
+def old_server(known_secrets: list[str]) -> Iterator[SregistryServer]:
     """One without library API."""
     with SregistryServer(None) as server:
         yield server
+        known_secrets += server.secrets()
 
 
 class TestSregistry(RegistryScenarios):

@@ -61,9 +61,10 @@ class StaticStand(Stand):
 
 
 @pytest.fixture
-def pages(nginx: Nginx) -> Iterator[StaticPages]:
+def pages(nginx: Nginx, known_secrets: list[str]) -> Iterator[StaticPages]:
     with Storage() as storage:
         yield StaticPages(nginx.root, storage)
+        known_secrets += storage.given
 
 
 class TestStatic(RegistryScenarios):

@@ -36,9 +36,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwiftServer]:
 
 
 @pytest.fixture
-def keystone(server: SwiftServer) -> Iterator[Keystone]:
+def keystone(server: SwiftServer, known_secrets: list[str]) -> Iterator[Keystone]:
     with Keystone(server) as keystone:
         yield keystone
+        known_secrets += [keystone.password, keystone.application_secret, *server.tokens()]
 
 
 def secret_file(directory: Path, secret: str) -> Path:

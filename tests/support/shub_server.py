@@ -31,12 +31,15 @@ class Storage(WebStand):
         self.files: dict[str, bytes] = {}
         self.signed = signed
         self.signatures: dict[str, str] = {}
+        self.given: list[str] = []
+        """All signatures ever given out."""
 
     def address(self, name: str) -> str:
         if not self.signed:
             return f"{self.url}/{name}"
         signature = secrets.token_hex(16)
         self.signatures[signature] = name
+        self.given.append(signature)
         return f"{self.url}/{name}?Expires={int(time.time()) + LIFETIME_S}&Signature={signature}"
 
     def expire(self) -> None:

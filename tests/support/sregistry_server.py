@@ -26,6 +26,7 @@ class Minio(Storage):
     def address(self, name: str) -> str:
         signature = secrets.token_hex(32)
         self.signatures[signature] = name
+        self.given.append(signature)
         now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         return f"{self.url}/{name}?X-Amz-Date={now}&X-Amz-Expires=300&X-Amz-Signature={signature}"
 
@@ -102,6 +103,11 @@ class SregistryServer(WebStand):
             if match is not None:
                 return reply(asked, *match.groups())
         return Reply(404, {"Content-Type": "text/html"}, b"<h1>Not Found</h1>")
+
+    def secrets(self) -> list[str]:
+        """What nobody else is to see: the token, the secrets of download pages, signatures."""
+        given = self.storage.given if self.storage is not None else []
+        return [self.token, *(collection.secret for collection in self.collections.values()), *given]
 
     # --- its own API
 
