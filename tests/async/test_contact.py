@@ -122,6 +122,24 @@ async def test_it_comes_back_by_itself(autojump_clock, nursery):
     assert len(origin.requests) == 5
 
 
+async def test_what_is_counted_is_not_asked_again_to_see_whether_the_origin_is_back(autojump_clock, nursery):
+    contact = Contact()
+    origin = FakeTransport({"/a.sif": File(DATA)}, script=[Refused()] * 20)
+    transport = WatchedTransport(origin, contact)
+    nursery.start_soon(transport.watch, 20.0)
+    for _ in range(2):
+        with pytest.raises(SourceUnavailable):
+            async with transport.send(Request(URL, once=True)):
+                pass
+    assert contact.offline
+    await trio.sleep(120)
+    assert len(origin.requests) == 2
+    with pytest.raises(SourceUnavailable):
+        await ask(transport)
+    await trio.sleep(120)
+    assert len(origin.requests) > 3, "what is not counted is asked"
+
+
 async def test_offline_nothing_is_read_ahead_and_known_names_are_served_at_once(tmp_path):
     origin = FakeTransport({"/a.sif": File(DATA)})
     async with world(tmp_path, origin) as it:
