@@ -106,6 +106,16 @@ def test_paths_with_one_beginning_share_a_window_and_the_right_one_goes_on():
     assert len(in_vain) * SIZE < 12e6, "seven other jobs got a share of the window until they were left"
 
 
+def test_a_job_with_a_path_of_its_own_is_not_taken_for_the_longer_one_that_begins_alike():
+    short = PATH[:200]
+    asked, unasked = run(follower(PATH, short), short)
+    assert unasked == 1
+    assert len(asked - set(short)) <= 16
+    asked, unasked = run(follower(PATH, short), PATH)
+    assert asked == set(PATH[1:])
+    assert unasked <= 1 + 16, "and the longer one goes on where the shorter one ends"
+
+
 def test_what_is_cached_is_loaded_not_too_far_ahead():
     it = follower()
     loaded = []
