@@ -87,17 +87,23 @@ class Renewable(Generic[T]):
         try:
             with trio.fail_after(_LOAD_S):
                 held = await trio.to_thread.run_sync(
-                    self._load, anew, abandon_on_cancel=True, limiter=self._threads
+                    self._load_and_keep, anew, abandon_on_cancel=True, limiter=self._threads
                 )
         except trio.TooSlowError:
             self._remember(SourceTimeout(f"{self._what} could not be had in time"))
         except LazysifError as error:
             self._remember(error)
         else:
-            self._held, self._failed = held, None
+            self._failed = None
             return held.value
         assert self._failed is not None
         raise self._failed.with_traceback(None)
+
+    def _load_and_keep(self, anew: bool) -> Held[T]:
+        """On a thread. What comes when nobody waits any more is there for who asks next: a program that takes
+        longer than a look-up may would else never give anything."""
+        held = self._held = self._load(anew)
+        return held
 
     def _remember(self, error: LazysifError) -> None:
         self._failed = error
