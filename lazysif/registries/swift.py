@@ -8,6 +8,7 @@ is not the one that its ETag counts.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -19,6 +20,8 @@ from lazysif.core.swift import PAGE, listing_url, merged, parse_page, storage_ur
 from lazysif.errors import AccessDenied, FormatError, NoSuchEntry, SourceProtocolError
 from lazysif.model import DirectoryEntry, Image, Location, Transport
 from lazysif.registries.json_answer import Said, get, get_json
+
+log = logging.getLogger(__name__)
 
 HINT = "check the remote's credentials (username, password_file, project, application_credential_id)"
 _MOST_PAGES = 20
@@ -135,7 +138,8 @@ class SwiftRegistry:
         return location
 
     async def list(self, path: str) -> tuple[DirectoryEntry, ...] | None:
-        """Objects and their common prefixes, or the account's containers; None where it may not be listed."""
+        """Objects and their common prefixes, or the account's containers; None where it may not be listed, or where
+        there are too many."""
         container, _, below = self._whole(path).partition("/")
         prefix = below + "/" if below else ""
         base_url = await self._account.url(self._transport)
@@ -154,9 +158,9 @@ class SwiftRegistry:
             if not page.marker:
                 return merged(entries)
             marker = page.marker
-        raise SourceProtocolError(
-            f"the listing has more than {_MOST_PAGES * PAGE} names", origin=origin_of(base_url)
-        )
+        # a part of a listing would say that names are missing; without one, names are found one by one
+        log.warning("%s has more than %d names and is not listed", origin_of(base_url), _MOST_PAGES * PAGE)
+        return None
 
     def _whole(self, path: str) -> str:
         whole = "/".join(filter(None, (self._base, path)))

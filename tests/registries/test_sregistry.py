@@ -160,7 +160,10 @@ def test_an_old_server_is_asked_for_one_whole_download(
     )  # asked whether it is the same: by its version, not by a GET of the file
     mount.umount()
     mount.start()
+    old_server.log.clear()
     assert image.read_bytes() == DATA
+    name = "tools/hello:latest"
+    assert [asked.path for asked in old_server.log] == [f"/v1/images/{name}", f"/api/container/{name}"]
     assert old_server.downloads == 1
     old_server.put("tools/hello", "latest", OTHER)
     time.sleep(0.7)
