@@ -188,11 +188,11 @@ def _store(state_dir: Path | None, file: Path | None, image: str = "") -> TraceS
     for socket in sockets():
         try:
             mountpoint = fetch_status(socket)["mountpoint"]
-        except OSError:
-            continue
-        mounted = Mounted.read(mountpoint)
-        if mounted is not None:
-            served[mountpoint] = mounted.in_force().state.dir
+            mounted = Mounted.read(mountpoint)
+            if mounted is not None:
+                served[mountpoint] = mounted.in_force().state.dir
+        except (OSError, ConfigError):
+            continue  # no daemon any more, or one of another version
     path = absolute_mountpoint(image) if image else ""
     inside = [state for mountpoint, state in served.items() if path.startswith(f"{mountpoint}/")]
     found = set(inside or served.values())

@@ -18,7 +18,7 @@ from lazysif.cli.umount import umount_command
 from lazysif.config import Config, TracesConfig, load_config, to_toml, with_overrides
 from lazysif.control.address import make_runtime_directory
 from lazysif.core.trace import Trace, merge_all
-from lazysif.errors import ConfigError, FormatError, LazysifError
+from lazysif.errors import ConfigError, FormatError, LazysifError, MountError
 from lazysif.image_uri import is_uri, parse_uri
 from lazysif.log_setup import make_log_directory
 from lazysif.traces.store import TraceStore
@@ -107,9 +107,14 @@ def _mounted(config: Config, name: str) -> Iterator[tuple[Path, Path, Callable[[
 
         def umount() -> None:
             nonlocal mounted
-            if mounted:
-                umount_command.main([str(mountpoint)], standalone_mode=False)
+            if not mounted:
+                return
             mounted = False
+            try:
+                umount_command.main([str(mountpoint)], standalone_mode=False)
+            except MountError:  # what the command left behind still uses it
+                umount_command.main([str(mountpoint), "--lazy"], standalone_mode=False)
+                raise
 
         try:
             yield mountpoint / name, root / "state", umount
