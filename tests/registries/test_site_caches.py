@@ -12,19 +12,29 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from random import Random
 
 import pytest
+import trio
 
 from bench.nginx import Nginx
 from lazysif.core.rendezvous import STRIPE_BYTES, ranked
+from lazysif.fetch.fetcher import FetchLimits
+from lazysif.fetch.routes import Routes, Way
+from lazysif.model import Answer, Request, Transport
+from lazysif.telemetry import Counters
+from lazysif.transport.httpx_transport import HttpxTransport
+from lazysif.transport.proxy import Proxy
 from tests.registries.scenarios import sha256
 from tests.support.images import BuiltImage
 from tests.support.mount import Mount, scrubbed_environment
 from tests.support.nginx import covered_bytes
 from tests.support.site_caches import NginxCache, SigningCache, SiteCache, SquidCache, VarnishCache
+from tests.support.world import BASE, QUICK, world
 
 pytestmark = [pytest.mark.mounted, pytest.mark.timeout(180)]
 
@@ -92,9 +102,15 @@ def umount_all(mounts: Sequence[Mount]) -> None:
         list(hands.map(Mount.umount, mounts))
 
 
-@pytest.mark.parametrize("kind", [NginxCache, SquidCache, VarnishCache])
+def assert_each_byte_once(nginx: Nginx, uri: str, fetched: int) -> None:
+    log = nginx.requests(uri)
+    sent, different = nginx.bytes_sent(uri), covered_bytes(log, uri)
+    print(f"origin {len(log)} requests, {sent / 1e6:.1f} MB; {NODES} nodes {fetched / 1e6:.1f} MB")
+    assert sent <= 1.05 * different
+    assert sent < fetched, "the nodes were served by the cache"
+
+
 def test_ten_nodes_cost_the_origin_each_byte_once(
-    kind: type[SiteCache],
     tool: Callable[[str], str],
     nginx: Nginx,
     real_image: BuiltImage,
@@ -102,22 +118,72 @@ def test_ten_nodes_cost_the_origin_each_byte_once(
     lazysif: MakeMount,
     tmp_path: Path,
 ) -> None:
+    """Ten mounts and ten jobs, through nginx. The test below has ten caches in one process, and all three servers."""
     tool("apptainer")
     (nginx.root / "job.sif").symlink_to(real_image.path)
-    mounts = nodes(NODES, remote(nginx, make_cache(kind)), tmp_path, lazysif)
+    mounts = nodes(NODES, remote(nginx, make_cache(NginxCache)), tmp_path, lazysif)
     with ThreadPoolExecutor(NODES) as tasks:
         assert list(tasks.map(start_job, [m.path / "r/job.sif" for m in mounts])) == ["42\n"] * NODES
-    log = nginx.requests("/job.sif")
-    sent, different = nginx.bytes_sent("/job.sif"), covered_bytes(log, "/job.sif")
     counters = [mount.counters() for mount in mounts]
-    fetched = sum(counted["fetched_bytes"] for counted in counters)
-    print(
-        f"{kind.__name__}: origin {len(log)} requests, {sent / 1e6:.1f} MB; {NODES} nodes {fetched / 1e6:.1f} MB"
-    )
-    assert sent <= 1.05 * different
-    assert sent < fetched, "the nodes were served by the cache"
+    assert_each_byte_once(nginx, "/job.sif", sum(counted["fetched_bytes"] for counted in counters))
     assert not any(counted["errors"] for counted in counters)
     umount_all(mounts)
+
+
+class Rebased:
+    """The origin of `tests.support.world` is at this URL."""
+
+    def __init__(self, transport: Transport, url: str) -> None:
+        self._transport, self._url = transport, url
+
+    def send(self, request: Request) -> AbstractAsyncContextManager[Answer]:
+        return self._transport.send(replace(request, url=request.url.replace(BASE, f"{self._url}/", 1)))
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
+def through(cache: SiteCache, nginx: Nginx) -> Transport:
+    if not cache.forward:
+        return Rebased(HttpxTransport(cache.url), cache.url)
+    by_proxy = Way(cache.url, HttpxTransport(nginx.url, proxy=Proxy(cache.url)), forwarded=True)
+    return Rebased(Routes("", [[by_proxy]], Counters()), nginx.url)
+
+
+@pytest.mark.parametrize("kind", [NginxCache, SquidCache, VarnishCache])
+async def test_ten_caches_cost_the_origin_each_byte_once(
+    kind: type[SiteCache],
+    nginx: Nginx,
+    make_cache: Callable[[type[SiteCache]], SiteCache],
+    tmp_path: Path,
+) -> None:
+    data = os.urandom(48 << 20)
+    (nginx.root / "job.sif").write_bytes(data)
+    os.utime(nginx.root / "job.sif", (1e9, 1e9))
+    cache = make_cache(kind)
+    patient = FetchLimits(stall_s=20.0)
+    fetched = []
+
+    async def start(number: int) -> None:
+        """Nearly what the others read, in nearly their order."""
+        same, own = Random(1), Random(number)
+        directory = tmp_path / f"node{number}"
+        directory.mkdir()
+        transport = through(cache, nginx)
+        policy = replace(QUICK, probe_bytes=128 << 10, stall_s=10.0, listing=False, lookup_budget_s=20.0)
+        async with world(directory, transport, block_size=128 << 10, policy=policy, limits=patient) as node:
+            image = await node.open("job.sif")
+            for _ in range(60):
+                offset = same.randrange(len(data) - (300 << 10)) + own.randrange(60 << 10)
+                size = same.randrange(4096, 200 << 10)
+                assert await node.read(image, offset, size) == data[offset : offset + size]
+            fetched.append(node.counters.fetched_bytes)
+            await transport.aclose()
+
+    async with trio.open_nursery() as tasks:
+        for number in range(NODES):
+            tasks.start_soon(start, number)
+    assert_each_byte_once(nginx, "/job.sif", sum(fetched))
 
 
 def shares(mount: Mount) -> dict[str, int]:
