@@ -406,7 +406,7 @@ TABLE = (
         "the origin's name cannot be resolved for 2 to 4 s, connections broken",
         without_names,
         HEALTHY_S,
-        says="no address|no connection",
+        counters=("fetch_requests",),
         excuses_age=True,
     ),
     Disturbance(
