@@ -14,7 +14,7 @@ from tests.registries.conftest import daemon_logs
 from tests.support import faults
 from tests.support.forward_proxy import ForwardProxy
 from tests.support.mount import Mount
-from tests.support.raw_origin import RawOrigin
+from tests.support.raw_origin import Fault, RawOrigin, Request
 
 pytestmark = [pytest.mark.mounted, pytest.mark.timeout(60)]
 
@@ -64,21 +64,24 @@ def authorized(origin: RawOrigin) -> list[bool]:
     return ["authorization" in entry.headers for entry in origin.log]
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_a_redirect_to_another_port_or_host_carries_none(
-    host: str, lines: list[str], other: RawOrigin, mount: Callable[..., Mount]
+    lines: list[str], other: RawOrigin, mount: Callable[..., Mount]
 ) -> None:
-    away = other.url.replace("127.0.0.1", host) + "/a.sif"
-    with RawOrigin(
-        {"/b.sif": DATA}, decide=lambda r: faults.Redirect(away) if r.path == "/a.sif" else None
-    ) as origin:
+    away = {"/port.sif": other.url, "/host.sif": other.url.replace("127.0.0.1", "localhost")}
+
+    def decide(request: Request) -> Fault | None:
+        return faults.Redirect(away[request.path] + "/a.sif") if request.path in away else None
+
+    with RawOrigin({"/b.sif": DATA}, decide=decide) as origin:
         mounted = mount(origin.url, *lines)
-        assert (mounted.path / "r/a.sif").read_bytes() == DATA
+        for path in away:
+            assert (mounted.path / f"r{path}").read_bytes() == DATA
         assert all(authorized(origin))
         assert other.log
         assert not any(authorized(other))
 
 
+@pytest.mark.parametrize("lines", ["bearer"], indirect=True)
 def test_a_redirect_to_another_scheme_carries_none(
     lines: list[str], mount: Callable[..., Mount], tmp_path: Path
 ) -> None:
@@ -93,6 +96,7 @@ def test_a_redirect_to_another_scheme_carries_none(
             assert not any(authorized(safe))
 
 
+@pytest.mark.parametrize("lines", ["bearer"], indirect=True)
 def test_a_mirror_gets_none(lines: list[str], other: RawOrigin, mount: Callable[..., Mount]) -> None:
     with RawOrigin({"/a.sif": DATA}) as origin:
         mounted = mount(origin.url, *lines, f'mirrors = ["{other.url}"]')
@@ -102,6 +106,7 @@ def test_a_mirror_gets_none(lines: list[str], other: RawOrigin, mount: Callable[
         assert not any(authorized(other))
 
 
+@pytest.mark.parametrize("lines", ["basic"], indirect=True)
 def test_a_proxy_sees_nothing_of_an_https_origin(
     lines: list[str], mount: Callable[..., Mount], tmp_path: Path
 ) -> None:
