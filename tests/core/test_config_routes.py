@@ -53,7 +53,10 @@ def test_groups_are_read_and_shown_as_they_are_written(file: Path) -> None:
             'proxies = ["http://u:hidden@c:1"]',
             "proxies: a proxy's URL holds a user name: write proxy_username",
         ),
-        ('proxies = ["https://c:1"]', "proxies: a proxy is spoken to by plain HTTP, also for https:// origins"),
+        (
+            'proxies = ["https://c:1"]',
+            "proxies: a proxy is spoken to by plain HTTP, also for https:// origins",
+        ),
         ('proxies = ["http://c:1/path"]', "proxies: a proxy is scheme, host and port, without a path"),
         ('proxies = ["http://c:1", ["http://c:1/"]]', "proxies: one of them is named twice"),
         ('proxy_username = "u"', "proxy_username: a user name needs a password"),
