@@ -14,7 +14,7 @@ from typing import TypeVar, TypeVarTuple
 
 import trio
 
-from lazysif.core.block_map import length
+from lazysif.core.block_map import length, span
 from lazysif.core.trace import HEAD_BYTES, Recording, Trace, check_fits, merge_all, says_more, trace_key
 from lazysif.errors import FormatError, LazysifError
 from lazysif.image.open_image import OpenImage
@@ -147,6 +147,9 @@ class Starts:
     async def _prepare(self, opened: OpenImage, tracing: ImageTracing) -> None:
         try:
             head = bytes(await opened.read(0, HEAD_BYTES))
+            for block in span(opened.block_map, 0, HEAD_BYTES):
+                # it came with the look-up, and what lies in memory begins no start: the open does
+                tracing.touch(block, trio.current_time())
             key = trace_key(opened.image.size_bytes, head)
             self._keys[opened.image.id] = key
             known = await self._known(opened, key)

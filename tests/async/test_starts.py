@@ -69,10 +69,6 @@ def in_order(trace):
     return HEAD + list(path.blocks[len(HEAD) :])
 
 
-def in_order_of_touch(trace):
-    return list(trace.paths[0].blocks)
-
-
 def empty_cache(directory):
     shutil.rmtree(directory / "cache")
 
@@ -172,18 +168,14 @@ async def test_what_is_imported_or_forgotten_counts_from_the_next_start_on(tmp_p
     async with world(tmp_path, origin_of_job(), starts=QUICK) as it:
         await start(it, JOB[:2])
         await settle(it)
-        store = TraceStore(tmp_path / "state")
+        store, (opened,) = TraceStore(tmp_path / "state"), it.images.listed()
         store.add(Trace(KEY, len(DATA), BLOCK, (TracePath(tuple(OTHER), tuple(range(len(OTHER)))),)))
-        await start(it, OTHER[:60])
+        await it.read(await it.open("a.sif"), OTHER[20] * BLOCK, 100)
+        await until(lambda: opened.tracing.names(OTHER[60]))
         await settle(it)
-        assert it.counters.prefetch_blocks > 0
         store.forget(KEY)
-        await start(it, [399])
-        await settle(it)
-        assert not it.images.listed()[0].tracing.following
-        await start(it, JOB[20:40])
-        await until(lambda: store.load(KEY) is not None)
-        assert in_order_of_touch(store.load(KEY)) == JOB[20:40]
+        await it.read(await it.open("a.sif"), JOB[30] * BLOCK, 100)
+        await until(lambda: not opened.tracing.names(OTHER[60]))
 
 
 async def test_a_glance_and_a_copy_are_no_starts(tmp_path):
