@@ -8,7 +8,8 @@ from lazysif.config_remotes import RemoteConfig
 from lazysif.config_routes import DIRECT, OWN, Groups
 from lazysif.config_values import read_secret
 from lazysif.core.names import origin_of
-from lazysif.fetch.routes import Routes, Way
+from lazysif.fetch.routes import Routes
+from lazysif.fetch.way import Way
 from lazysif.model import Transport
 from lazysif.telemetry import Counters
 from lazysif.transport.proxy import Proxy

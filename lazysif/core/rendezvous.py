@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from blake3 import blake3
 
 STRIPE_BYTES = 4 << 20
-"""Bytes of an image that belong to one place: an extent is cut where they end."""
+"""Bytes of an image that belong to one place: an extent is cut where they end.
+
+A Python start from an image of 110 MB took 56 to 58 requests uncut; cut at 1 MiB 61 to 64, at 4 MiB 58 to 63, at
+16 MiB 56 to 60, where one of two places got 0.3 of 13.7 MB."""
 
 
 def ranked(key: str, places: Sequence[str]) -> list[int]:

@@ -18,7 +18,8 @@ from lazysif.core.diagnosis import Finding
 from lazysif.core.mirrors import on_mirror, same_version
 from lazysif.core.names import has_image_suffix, origin_of
 from lazysif.errors import LazysifError
-from lazysif.fetch.routes import Routes, Way
+from lazysif.fetch.routes import Routes
+from lazysif.fetch.way import Way
 from lazysif.model import ByteRange, EntryKind, Registry, Request
 from lazysif.remotes import routes_of, source_of
 from lazysif.telemetry import Counters

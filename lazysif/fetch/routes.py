@@ -1,9 +1,8 @@
-"""Which way a request goes, where there are several: mirrors, proxies, the origin itself; and how each way is.
+"""Which way a request goes, where there are several: mirrors, proxies, the origin itself.
 
-A way is a base URL (the remote's own or a mirror's) and what lies between (a proxy or nothing). Ways stand in
-groups. The first group is preferred; in a group each stripe of an image belongs to one way by rendezvous hashing,
-so that equal site caches hold a share each. A way that fails hands the request to the next and is left alone for
-a while that grows; then one request tries it again.
+Ways stand in groups. The first group is preferred; in a group each stripe of an image belongs to one way by
+rendezvous hashing, so that equal site caches hold a share each. A way that fails hands the request to the next,
+and is left alone for a while (`fetch.way`).
 
 The remote's own URL says what a name means: look-ups go there, and to mirrors only where it cannot be reached and
 nothing is known of the name. Data goes in the order of the groups; a way whose answer is not of the version that
@@ -13,11 +12,10 @@ was asked for is not used for that image for a while.
 from __future__ import annotations
 
 import logging
-import random
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import trio
@@ -33,17 +31,12 @@ from lazysif.core.names import origin_of
 from lazysif.core.rendezvous import STRIPE_BYTES, ranked
 from lazysif.errors import AccessDenied, ImageChanged, LazysifError, SourceTimeout, SourceUnavailable
 from lazysif.fetch.contact import OthersServe
-from lazysif.model import Answer, AnswerHead, Image, ImageId, Request, Transport, Validator
+from lazysif.fetch.way import Way
+from lazysif.model import Answer, AnswerHead, Image, ImageId, Request, Validator
 from lazysif.telemetry import Counters
 
 log = logging.getLogger(__name__)
 
-_FIRST_REST_S = 2.0
-_LONGEST_REST_S = 300.0
-_LONGEST_REST_OF_THE_ORIGIN_S = 30.0
-"""It alone says what names mean now."""
-_REST_FOR_TIME_LOST = 6.0
-"""Of several that hang, none is tried twice before the last is tried once."""
 _CONNECT_S = 3.0
 """For a way that others can stand in for; the last one has the usual patience."""
 _APART_S = 60.0
@@ -53,76 +46,6 @@ _TROUBLED = (407, 429, 502, 503, 504)
 _FRESH: Mapping[str, str] = {"Cache-Control": "max-age=1"}
 """What a name means is not to be told out of an old copy (RFC 9111 section 5.2.1.1); one second of age lets a cache
 serve a herd with one question. Caches that were not told to obey it have their own rules (docs/site-cache.md)."""
-
-
-@dataclass(eq=False, slots=True)
-class Way:
-    """One way, and how it is.
-
-    Args:
-        name: what people see, and what nodes agree by.
-        transport: with the proxy, where there is one.
-        mirror: its base URL; None is the remote's own.
-        forwarded: whether a proxy lies between.
-    """
-
-    name: str
-    transport: Transport = field(repr=False)
-    mirror: str | None = field(default=None, repr=False)
-    forwarded: bool = False
-    requests: int = 0
-    received_bytes: int = 0
-    failures: int = 0
-    """In a row."""
-    last_error: str = ""
-    refuses_its_own: bool = False
-    """A mirror that answers 412 to the very ETag that it gives: its answers tell the version all the same."""
-    _failed_at: float = float("-inf")
-    _rests_until: float = float("-inf")
-    _tried: bool = False
-
-    @property
-    def ready(self) -> bool:
-        """Whether it takes requests; after a failure and a rest one at a time."""
-        return not self.failures or (not self._tried and trio.current_time() >= self._rests_until)
-
-    @property
-    def direct(self) -> bool:
-        """Straight to the remote's own URL: whose answers are final."""
-        return self.mirror is None and not self.forwarded
-
-    def begin(self) -> float:
-        """A request goes this way; give what this returns to the others."""
-        self.requests += 1
-        self._tried = self.failures > 0
-        return trio.current_time()
-
-    def end(self) -> None:
-        """It is over, however it went."""
-        self._tried = False
-
-    def worked(self, began: float) -> None:
-        """An answer came whole."""
-        if self.failures and began > self._failed_at:
-            log.warning("%s works again", self.name)
-            self.failures = 0
-
-    def failed(self, began: float, error: LazysifError, heard_at: float | None = None) -> None:
-        """Nothing came, or nothing more since `heard_at`.
-
-        What was sent before an earlier failure says nothing new.
-        """
-        if began <= self._failed_at:
-            return
-        self._failed_at = trio.current_time()
-        # what costs its readers long is not to be tried often
-        least_s = max(_FIRST_REST_S, _REST_FOR_TIME_LOST * (self._failed_at - (heard_at or began)))
-        most_s = _LONGEST_REST_S if not self.direct else _LONGEST_REST_OF_THE_ORIGIN_S
-        rest_s = min(least_s * 2 ** min(self.failures, 10), most_s) * (0.75 + random.random() / 4)
-        self._rests_until = self._failed_at + rest_s
-        self.failures += 1
-        self.last_error = str(error)
-        log.warning("%s is left alone for %.1f s: %s", self.name, rest_s, error)
 
 
 class Routes:
@@ -303,17 +226,7 @@ class Routes:
     def status(self) -> list[dict[str, Any]]:
         """How each way is, in order of preference; on any thread."""
         return [
-            {
-                "name": way.name,
-                "group": number,
-                "state": "resting" if way.failures else "ready",
-                "requests": way.requests,
-                "received_bytes": way.received_bytes,
-                "failures": way.failures,
-                "last_error": way.last_error,
-            }
-            for number, group in enumerate(self._groups)
-            for way in group
+            {"group": number, **way.status()} for number, group in enumerate(self._groups) for way in group
         ]
 
 

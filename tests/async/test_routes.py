@@ -11,7 +11,8 @@ from lazysif.core.identity import image_id
 from lazysif.core.rendezvous import STRIPE_BYTES, ranked
 from lazysif.errors import AccessDenied, ImageChanged, SourceProtocolError, SourceTimeout, SourceUnavailable
 from lazysif.fetch.contact import Contact, WatchedTransport
-from lazysif.fetch.routes import Routes, Way
+from lazysif.fetch.routes import Routes
+from lazysif.fetch.way import Way
 from lazysif.model import ByteRange, Image, Location, Request, Validator, ValidatorKind
 from lazysif.telemetry import Counters
 from tests.support.fake_transport import (

@@ -24,7 +24,8 @@ import trio
 from bench.nginx import Nginx
 from lazysif.core.rendezvous import STRIPE_BYTES, ranked
 from lazysif.fetch.fetcher import FetchLimits
-from lazysif.fetch.routes import Routes, Way
+from lazysif.fetch.routes import Routes
+from lazysif.fetch.way import Way
 from lazysif.model import Answer, Request, Transport
 from lazysif.telemetry import Counters
 from lazysif.transport.httpx_transport import HttpxTransport
