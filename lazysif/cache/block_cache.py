@@ -289,8 +289,10 @@ class BlockCache:
             self._wake.set()
 
     async def wait_room(self, size_bytes: int = 1) -> None:
-        """Wait until the queue takes `size_bytes` more; not at all where it is empty or the disk is sick."""
-        await trio.lowlevel.checkpoint()
+        """Wait until the queue takes `size_bytes` more; not at all where it is empty or the disk is sick.
+
+        No checkpoint where there is room: see `Fetcher._land_blocks`.
+        """
         while (
             self._started
             and not self._closing

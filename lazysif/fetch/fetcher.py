@@ -45,6 +45,9 @@ from lazysif.telemetry import Counters
 log = logging.getLogger(__name__)
 
 
+_LANDED_AT_ONCE = 512 << 10
+"""Bytes that are taken in before others have their turn, 0.2 ms: at each turn of the event loop the thread lets go of
+the GIL, and has to wait for it while libcurl's and the cache's threads are busy."""
 _TURN_SHARE = 0.95
 """Of a read's time: who waits for an origin that is offline fails with its name, before the plain deadline."""
 
@@ -309,8 +312,13 @@ class Fetcher:
         """
         cutter = _Cutter(extent.block_map, blocks)
         held: list[tuple[int, bytes]] = []
+        landed_bytes = 0
         async for chunk in chunks:
             self._counters.fetched_bytes += len(chunk)
+            landed_bytes += len(chunk)
+            if landed_bytes >= _LANDED_AT_ONCE:
+                landed_bytes = 0
+                await trio.lowlevel.checkpoint()
             held += cutter.feed(chunk)
             if length_known:
                 self._land_all(extent, held)
