@@ -76,6 +76,12 @@ def _show(document: dict[str, Any]) -> None:
                 f"{remote['last_error']}[/red]",
                 soft_wrap=True,
             )
+        for way in remote.get("ways", []):
+            if way["state"] != "ready":
+                console.print(
+                    f"[red]{remote['name'] or 'origin'}: {way['name']} is left alone: {way['last_error']}[/red]",
+                    soft_wrap=True,
+                )
     requests = document.get("requests", {})
     if requests.get("oldest_s", 0.0) > 1:
         console.print(

@@ -250,6 +250,17 @@ def test_status_tells_since_when_an_origin_is_offline_and_why(monkeypatch, capsy
     assert f"origin is offline since {since}" in shown(status_of(remotes=remotes), monkeypatch, capsys)
 
 
+def test_status_tells_which_mirrors_and_proxies_are_left_alone(monkeypatch, capsys):
+    ways = [
+        {"name": "http://cache1:3128", "state": "resting", "last_error": "no connection to the proxy"},
+        {"name": "direct", "state": "ready", "last_error": "an old one"},
+    ]
+    remotes = [{"name": "bio", "offline_since": None, "last_error": "", "ways": ways}]
+    out = shown(status_of(remotes=remotes), monkeypatch, capsys)
+    assert "bio: http://cache1:3128 is left alone: no connection to the proxy\n" in out
+    assert "an old one" not in out
+
+
 def test_status_tells_of_requests_that_wait(monkeypatch, capsys):
     young = {"in_hand": {"read": 2}, "oldest_s": 0.9, "waiting_reads": 2}
     assert "in hand" not in shown(status_of(requests=young), monkeypatch, capsys)
