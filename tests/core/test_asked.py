@@ -42,9 +42,8 @@ def test_after_the_first_moments_everything_is_new() -> None:
     assert asked.since(OTHER, 100.6) == 100.6
     for second in range(101, 107):
         asked.awake(float(second))
-        assert asked.since(READ, second + 0.1) == (60.0 if second < 105 else second + 0.1), (
-            "a while for what is known"
-        )
+        now = second + 0.1
+        assert asked.since(READ, now) == (60.0 if now < 105.5 else now), "what is known is known for longer"
 
 
 def test_a_daemon_that_is_replaced_at_once_costs_new_requests_nothing() -> None:
