@@ -19,7 +19,7 @@ from lazysif.errors import ConfigError, LazysifError, MountError, SourceError
 from lazysif.image_uri import is_uri
 from lazysif.sizes import format_size, parse_size
 
-_LOOK_S = 0.2
+_LOOK_S = 0.1
 _SILENT_S = 60.0
 _LOST_S = 5.0
 """How long a daemon that has just begun may not know yet what it is to go on with."""
@@ -30,7 +30,7 @@ Tell = Callable[[Document], None]
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """One image at the daemon that serves it."""
+    """One image at the daemon that serves it; `given` is what people are shown."""
 
     given: str
     socket: Path
@@ -90,7 +90,8 @@ def _find(image: str) -> _Asked:
         if not served:
             raise MountError("no lazysif is mounted")
         # the first that does not refuse it: its configuration knows which remote it belongs to
-        return _Asked(image, next(iter(served.values())), image)
+        shown = image.partition("?")[0]  # what stands behind it may be a signature
+        return _Asked(shown, next(iter(served.values())), image)
     path = Path(image).absolute()
     # from the root on, so that nothing below a mountpoint is looked at
     for part in [*reversed(path.parents), path]:
