@@ -40,6 +40,7 @@ class RemoteConfig(Table, frozen=True, kw_only=True):
     whole_file: Literal["spool", "refuse"] = "spool"
     ca_file: Path | None = None
     proxies: routes.Groups = ()
+    spread: Literal["pieces", "images"] = "pieces"
     proxy_username: str | None = None
     proxy_password_file: Path | None = None
     owner: str = msgspec.field(default_factory=lambda: str(os.geteuid()))

@@ -59,4 +59,4 @@ def make_routes(remote: RemoteConfig, base_url: str, make: MakeTransport, counte
         for equal_mirrors in mirrors
         for equal_proxies in proxies
     ]
-    return Routes(base_url, groups, counters)
+    return Routes(base_url, groups, counters, pieces=remote.spread == "pieces")

@@ -54,16 +54,20 @@ class Routes:
     Args:
         base_url: the remote's own, "" where no way is a mirror.
         groups: in order of preference; one of the ways at least is no mirror.
+        pieces: the ways of a group share each image; else they share the images, as caches that keep whole files
+            should.
     """
 
-    def __init__(self, base_url: str, groups: Sequence[Sequence[Way]], counters: Counters) -> None:
+    def __init__(
+        self, base_url: str, groups: Sequence[Sequence[Way]], counters: Counters, *, pieces: bool = True
+    ) -> None:
         self.base_url = base_url
         self._groups = groups
         self._counters = counters
         self.ways = [way for group in groups for way in group]
         self._guards: OrderedDict[tuple[ImageId, str], Validator] = OrderedDict()
         self._apart: OrderedDict[tuple[ImageId, str], float] = OrderedDict()
-        self.stripe_bytes = STRIPE_BYTES if any(len(group) > 1 for group in groups) else 0
+        self.stripe_bytes = STRIPE_BYTES if pieces and any(len(group) > 1 for group in groups) else 0
         """Where extents are to be cut, so that each lies in one way's share; 0 for nowhere."""
         self.has_mirrors = any(way.mirror is not None for way in self.ways)
 
@@ -72,7 +76,7 @@ class Routes:
     def _order(self, request: Request) -> list[Way]:
         """All ways that may serve it: those that are ready first, then the others as a last resort."""
         start = request.byte_range.start if request.byte_range is not None else 0
-        key = f"{origin_of(request.url)}\0{start // STRIPE_BYTES}"
+        key = f"{origin_of(request.url)}\0{start // self.stripe_bytes if self.stripe_bytes else 0}"
         ranks = [group[i] for group in self._groups for i in ranked(key, [way.name for way in group])]
         ways = [way for way in ranks if self._url_at(way, request)]
         if request.image is None:

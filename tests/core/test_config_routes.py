@@ -9,6 +9,7 @@ import trustme
 
 from lazysif.config import check_config, from_toml, load_config, render, to_toml
 from lazysif.config_remotes import HttpRemote
+from lazysif.core.rendezvous import STRIPE_BYTES
 from lazysif.fetch.routes import Routes
 from lazysif.remotes import make_transport, routes_of, source_of
 from lazysif.telemetry import Counters
@@ -121,6 +122,14 @@ def test_the_straight_way_needs_no_routes(file: Path) -> None:
     remote = loaded(file)
     assert routes(remote) is None
     assert not isinstance(make_transport(remote, source_of(remote), 2), Routes)
+
+
+def test_pieces_or_images_are_shared(file: Path) -> None:
+    lines = ['proxies = [["http://c1:1", "http://c2:1"]]']
+    for more, stripe in (([], STRIPE_BYTES), (['spread = "images"'], 0)):
+        made = routes(loaded(file, *lines, *more))
+        assert made is not None
+        assert made.stripe_bytes == stripe
 
 
 def test_ways_are_in_the_order_of_the_groups(file: Path) -> None:

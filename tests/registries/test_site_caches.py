@@ -306,6 +306,48 @@ def test_a_cache_signs_for_nodes_without_credentials(
     umount_all([first, second])
 
 
+async def test_two_proxies_share_the_images_and_stand_in_for_each_other(
+    nginx: Nginx, make_cache: Callable[[type[SiteCache]], SiteCache], tmp_path: Path
+) -> None:
+    data = os.urandom(5 << 20)
+    caches = [make_cache(SquidCache), make_cache(SquidCache)]
+    urls = [cache.url for cache in caches]
+    names = []
+    for owner in (0, 1):
+        mine = (f"{n}.sif" for n in count() if ranked(f"{nginx.url}/{n}.sif\x000", urls)[0] == owner)
+        names += [next(mine) for _ in range(3)]
+    for name in names:
+        (nginx.root / name).write_bytes(data)
+        os.utime(nginx.root / name, (1e9, 1e9))
+    for life in ("one", "two", "three"):
+        (tmp_path / life).mkdir()
+    group = [Way(c.url, HttpxTransport(nginx.url, proxy=Proxy(c.url)), forwarded=True) for c in caches]
+    direct = Way("direct", HttpxTransport(nginx.url))
+    routes = Routes("", [group, [direct]], Counters(), pieces=False)
+    policy = replace(QUICK, probe_bytes=128 << 10, stall_s=10.0, listing=False, lookup_budget_s=20.0)
+    patient = FetchLimits(stall_s=20.0)
+
+    async def read_all(directory: Path) -> int:
+        there = Rebased(routes, nginx.url)
+        async with world(directory, there, block_size=128 << 10, policy=policy, limits=patient) as node:
+            for name in names:
+                assert await node.read(await node.open(name), 0, len(data)) == data
+            return node.counters.retries
+
+    await read_all(tmp_path / "one")
+    assert [way.received_bytes for way in group] == [3 * len(data)] * 2
+    assert sum(request.status == 200 for request in nginx.requests()) == len(names), "each image once"
+    caches[0].kill()
+    assert await read_all(tmp_path / "two") == 0
+    assert group[0].failures > 0
+    assert direct.requests == 0, "nothing goes past the caches while one is up"
+    caches[0].start()
+    await trio.sleep(group[0].failures * 2.5)
+    await read_all(tmp_path / "three")
+    assert group[0].failures == 0, "it is returned to"
+    await routes.aclose()
+
+
 class Client:
     """Requests as a node sends them, to see what a cache keeps."""
 
