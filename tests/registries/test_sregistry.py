@@ -89,6 +89,31 @@ def old_server(known_secrets: list[str]) -> Iterator[SregistryServer]:
         known_secrets += server.secrets()
 
 
+@dataclass
+class OldSregistryStand(SregistryStand):
+    """A private collection of a server without library API."""
+
+    second_open: ClassVar[int] = 2  # the library API in vain, and its own
+
+    def expire(self) -> None:
+        """The secrets of download pages change."""
+        self.secrets += self.server.secrets()
+        for collection in self.server.collections.values():
+            collection.secret = os.urandom(16).hex()
+
+    def requests(self) -> list[Logged]:
+        return [Logged(asked.line, asked.path.startswith("/containers/")) for asked in self.server.log]
+
+    def clear(self) -> None:
+        self.server.log.clear()
+
+
+class TestOldSregistry(RegistryScenarios):
+    @pytest.fixture
+    def stand(self, old_server: SregistryServer, tmp_path: Path) -> Stand:
+        return OldSregistryStand(server=old_server, directory=tmp_path)
+
+
 class TestSregistry(RegistryScenarios):
     @pytest.fixture
     def stand(self, server: SregistryServer, tmp_path: Path) -> Stand:
