@@ -30,10 +30,10 @@ Tell = Callable[[Document], None]
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """One image at the daemon that serves it; `given` is what people are shown."""
+    """One image and the daemons that may serve it; `given` is what people are shown."""
 
     given: str
-    socket: Path
+    sockets: tuple[Path, ...]
     name: str
 
 
@@ -70,9 +70,7 @@ def warm_command(images: Sequence[str], what: str, wait: bool, rate: int | None,
         return 0
     ends = _ENDED if wait else (*_ENDED, "running", "waiting")
     with _progress(wait) as tell:
-        documents = [
-            _follow(image, document, ends, tell) for image, document in zip(asked, begun, strict=True)
-        ]
+        documents = [_follow(image, *order, ends, tell) for image, order in zip(asked, begun, strict=True)]
     failed = 0
     for image, document in zip(asked, documents, strict=True):
         failed += document["state"] in ("failed", "cancelled")
@@ -89,9 +87,8 @@ def _find(image: str) -> _Asked:
     if is_uri(image):
         if not served:
             raise MountError("no lazysif is mounted")
-        # the first that does not refuse it: its configuration knows which remote it belongs to
         shown = image.partition("?")[0]  # what stands behind it may be a signature
-        return _Asked(shown, next(iter(served.values())), image)
+        return _Asked(shown, tuple(served.values()), image)
     path = Path(image).absolute()
     # from the root on, so that nothing below a mountpoint is looked at
     for part in [*reversed(path.parents), path]:
@@ -100,7 +97,7 @@ def _find(image: str) -> _Asked:
             name = str(path.relative_to(part))
             if name == ".":
                 raise ConfigError(f"{image} is a mountpoint, and no image")
-            return _Asked(image, served[mountpoint], name)
+            return _Asked(image, (served[mountpoint],), name)
     raise MountError(f"{image}: no lazysif that answers is mounted there", hint="see lazysif status")
 
 
@@ -118,24 +115,31 @@ def _served() -> dict[str, Path]:
 # --- what it does -----------------------------------------------------------------------------------------
 
 
-def _order(image: _Asked, query: dict[str, str]) -> Document:
-    """Raises: ConfigError where the daemon refuses, MountError where it does not answer."""
-    try:
-        return fetch_document(image.socket, f"/warm?{urlencode({'image': image.name, **query})}", "POST")
-    except Refused as error:
-        raise ConfigError(str(error)) from error
-    except OSError as error:
-        raise _silent(image, error) from error
+def _order(image: _Asked, query: dict[str, str]) -> tuple[Path, Document]:
+    """Socket and answer of the first daemon that does not refuse.
+
+    Raises: ConfigError where all refuse, MountError where one does not answer.
+    """
+    refusal = ""
+    for socket in image.sockets:
+        try:
+            target = f"/warm?{urlencode({'image': image.name, **query})}"
+            return socket, fetch_document(socket, target, "POST")
+        except Refused as error:
+            refusal = str(error)
+        except OSError as error:
+            raise _silent(image, error) from error
+    raise ConfigError(refusal)
 
 
-def _follow(image: _Asked, document: Document, ends: Sequence[str], tell: Tell) -> Document:
+def _follow(image: _Asked, socket: Path, document: Document, ends: Sequence[str], tell: Tell) -> Document:
     """The document once the job is in one of the states `ends`. A daemon that is replaced goes on by itself."""
     answered = known = time.monotonic()
     while document["state"] not in ends:
         tell(document)
         time.sleep(_LOOK_S)
         try:
-            jobs = fetch_document(image.socket, "/warm")["jobs"]
+            jobs = fetch_document(socket, "/warm")["jobs"]
         except OSError as error:
             if time.monotonic() - answered > _SILENT_S:
                 raise _silent(image, error) from error
