@@ -367,6 +367,7 @@ async def play(steps: list[Operation], directory: Path) -> None:
                     policy=POLICY,
                     limits=LIMITS,
                     cache={"memory_bytes": restart.memory_bytes, "limit_bytes": restart.limit_bytes},
+                    starts={"quiet_s": 0.02, "jitter_s": 0.0},
                     read_timeout_s=3.0,
                     whole_file_timeout_s=3.0,
                     lookup_timeout_s=3.0,
