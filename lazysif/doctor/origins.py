@@ -154,7 +154,8 @@ async def _answer(
     if location is None:
         return diagnosis.note(check, f"{path} is a directory there", "give --image the name of an image")
     if location.once:
-        return diagnosis.note(check, f"the registry has {path}", "the file is not asked for: it counts each GET")
+        found = f"the registry has {path}"
+        return diagnosis.note(check, found, "the file is not asked for: it counts each GET")
     began_s = trio.current_time()
     request = Request(location.url, byte_range=_FIRST_BYTES, stall_s=_ANSWERS_S, total_s=_ANSWERS_S)
     async with transport.send(request) as answer:
