@@ -54,7 +54,7 @@ def storage_url(token: Any, *, region: str = "", interface: str = "public") -> s
         raise FormatError(f'there is no object store in region "{region}", only in: {regions}')
     if len({url for _, url in matching}) > 1:
         raise FormatError(f"there are object stores in several regions, write one as region: {regions}")
-    return matching.pop()[1]
+    return str(matching.pop()[1])
 
 
 def listing_url(base_url: str, container: str, prefix: str, marker: str) -> str:

@@ -19,6 +19,8 @@ from lazysif.core.names import same_origin
 
 _LOGGED_IN = (200, 201, 204)
 _KEPT = ("user-agent", "accept-encoding")
+_REFUSED_S = 60.0
+"""Between logins that are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,7 @@ class SwiftAuth(httpx.Auth):
         self._token = token
         self._lock = trio.Lock()
         self._refused_for: str | None = None
+        self._refused_at = 0.0
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
         login = self._login
@@ -143,9 +146,10 @@ class SwiftAuth(httpx.Auth):
         yield request
 
     def _may_replace(self, used: str) -> bool:
-        """Whether the token is still the one that was refused, and no login has been refused for it yet: a password
-        that no longer holds is not tried again and again, as accounts get locked."""
-        return self._token == used != self._refused_for
+        """Whether the token is still the one that was refused, and no login has been refused for it just now: accounts
+        get locked by passwords that no longer hold."""
+        lately = used == self._refused_for and trio.current_time() - self._refused_at < _REFUSED_S
+        return self._token == used and not lately
 
     def _take(self, login: Login, used: str, response: httpx.Response) -> None:
         """Raises: httpx.HTTPError: the identity service is in trouble; worth another try later."""
@@ -155,7 +159,7 @@ class SwiftAuth(httpx.Auth):
         elif response.status_code == 429 or response.status_code >= 500:
             raise httpx.RemoteProtocolError(f"the identity service answered {response.status_code}")
         else:
-            self._refused_for = used
+            self._refused_for, self._refused_at = used, trio.current_time()
 
 
 class SwiftKeyring:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 import trio
+import trio.testing
 
 from lazysif.transport.swift_auth import SwiftAuth, SwiftKeyring, from_environment, login_of
 
@@ -83,11 +84,18 @@ async def test_a_hundred_who_meet_the_end_of_a_token_make_one_login(cloud: Cloud
     assert cloud.logins == 2
 
 
-async def test_a_refused_login_is_not_tried_again(cloud: Cloud, get: Callable) -> None:
+async def test_a_refused_login_is_tried_again_once_a_minute(
+    cloud: Cloud, get: Callable, autojump_clock: trio.testing.MockClock
+) -> None:
     await get()
     cloud.valid, cloud.login_status = "", 401
     assert [(await get()).status_code for _ in range(5)] == [401] * 5
     assert cloud.logins == 2
+    cloud.login_status = 201
+    assert (await get()).status_code == 401
+    await trio.sleep(61)
+    assert (await get()).status_code == 200
+    assert cloud.logins == 3
 
 
 async def test_an_identity_service_in_trouble_is_worth_another_try(cloud: Cloud, get: Callable) -> None:
