@@ -134,7 +134,8 @@ class SwiftAuth(httpx.Auth):
                 if self._may_replace(""):
                     self._take(login, "", (yield login.request(request)))
         used = self._token
-        request.headers["X-Auth-Token"] = used
+        if used:
+            request.headers["X-Auth-Token"] = used
         response = yield request
         if response.status_code != 401 or login is None:
             return
@@ -142,12 +143,13 @@ class SwiftAuth(httpx.Auth):
             if self._may_replace(used):
                 self._take(login, used, (yield login.request(request)))
         # without another token the refusal is asked for again: it is the answer, and the login's is not
-        request.headers["X-Auth-Token"] = self._token
+        if self._token:
+            request.headers["X-Auth-Token"] = self._token
         yield request
 
     def _may_replace(self, used: str) -> bool:
-        """Whether the token is still the one that was refused, and no login has been refused for it just now: accounts
-        get locked by passwords that no longer hold."""
+        """Whether the token is still the one that was refused, and no login has been refused for it just now: passwords
+        that no longer hold get accounts locked."""
         lately = used == self._refused_for and trio.current_time() - self._refused_at < _REFUSED_S
         return self._token == used and not lately
 
