@@ -235,7 +235,7 @@ def test_two_caches_hold_a_half_each_and_one_may_die(
         begun.wait()
         wait_for(lambda: shares(second)[f"{dying.url}/"] > 0)
         dying.kill()
-        time.sleep(2)
+        wait_for(lambda: second.counters()["failovers"] > 0)
         dying.start()
 
     disturber = threading.Thread(target=disturb)
@@ -243,8 +243,9 @@ def test_two_caches_hold_a_half_each_and_one_may_die(
     with ThreadPoolExecutor(20) as tasks:
         begun.set()
         assert list(tasks.map(start_job, [second.path / "r/job.sif"] * 20)) == ["42\n"] * 20
-    disturber.join()
+    # what the jobs did not touch: a cache that died behind their last request is missed here
     assert sha256((second.path / "r/job.sif").read_bytes()) == sha256(real_image.path.read_bytes())
+    disturber.join()
     counters = second.counters()
     assert counters["errors"] == 0
     assert counters["failovers"] > 0
