@@ -73,7 +73,7 @@ def test_foreign_files_are_left_alone(tmp_path, monkeypatch):
 
 def test_a_directory_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "traces-v1").write_text("a file")
-    with pytest.raises(LocalDirectoryError, match="cannot write traces to .*traces-v1: "):
+    with pytest.raises(LocalDirectoryError, match=r"cannot write traces to .*traces-v1: "):
         TraceStore(tmp_path).add(TRACE)
 
 
