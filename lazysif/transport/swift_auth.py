@@ -148,8 +148,10 @@ class SwiftAuth(httpx.Auth):
         yield request
 
     def _may_replace(self, used: str) -> bool:
-        """Whether the token is still the one that was refused, and no login has been refused for it just now: passwords
-        that no longer hold get accounts locked."""
+        """Whether the token is still the one that was refused, and no login was refused for it just now.
+
+        Passwords that no longer hold get accounts locked.
+        """
         lately = used == self._refused_for and trio.current_time() - self._refused_at < _REFUSED_S
         return self._token == used and not lately
 
