@@ -7,9 +7,10 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import ClassVar
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 from botocore.exceptions import ClientError
@@ -17,6 +18,7 @@ from botocore.exceptions import ClientError
 from tests.registries.scenarios import REVALIDATE_S, Logged, MakeMount, RegistryScenarios, Stand
 from tests.support.mount import lazysif as lazysif_command
 from tests.support.s3_servers import BUCKET, REGION, MotoServer, client, write_credentials
+from tests.support.site_caches import SigningCache
 from tests.support.swift_server import KEY, USER, NotInstalled, SwiftServer
 
 pytestmark = [pytest.mark.mounted, pytest.mark.timeout(120)]
@@ -142,6 +144,32 @@ def test_the_servers_refuse_what_is_signed_wrong(server: str, request: pytest.Fi
     access_key = stand.user[0] if server == "moto" else USER
     with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
         client("s3", url, access_key, "of somebody else").list_objects_v2(Bucket=BUCKET)
+
+
+@pytest.mark.parametrize("server", ["moto", "swift"])
+def test_both_take_what_a_site_cache_signs(server: str, request: pytest.FixtureRequest) -> None:
+    """mount-helpers/site-cache/nginx/s3.js, for a name with what servers and signers spell differently."""
+    stand = request.getfixturevalue(server)
+    url = stand.url if server == "moto" else f"http://127.0.0.1:{stand.port}"
+    keys = stand.user if server == "moto" else (USER, KEY)
+    name, data = "it's a (test)+x~é@1:2,3.sif", os.urandom(2 << 20)
+    client("s3", url, *keys).put_object(Bucket=BUCKET, Key=name, Body=data)
+
+    def asked(*credentials: str) -> tuple[int, bytes]:
+        cache = SigningCache(url)
+        cache.region, cache.credentials = REGION, credentials
+        with cache:
+            connection = HTTPConnection("127.0.0.1", cache.port)
+            path = f"/{BUCKET}/{quote(name, safe='-._~@:,=')}"
+            connection.request("GET", path, headers={"Range": "bytes=1000000-1499999"})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+    try:
+        assert asked(*keys) == (206, data[1_000_000:1_500_000])
+        assert asked(keys[0], "of somebody else")[0] == 403
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
 
 
 def test_a_version_stays_readable_when_another_is_current(
