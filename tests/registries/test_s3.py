@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
@@ -158,8 +159,7 @@ def test_both_take_what_a_site_cache_signs(server: str, request: pytest.FixtureR
     def asked(*credentials: str) -> tuple[int, bytes]:
         cache = SigningCache(url)
         cache.region, cache.credentials = REGION, credentials
-        with cache:
-            connection = HTTPConnection("127.0.0.1", cache.port)
+        with cache, closing(HTTPConnection("127.0.0.1", cache.port)) as connection:
             path = f"/{BUCKET}/{quote(name, safe='-._~@:,=')}"
             connection.request("GET", path, headers={"Range": "bytes=1000000-1499999"})
             answer = connection.getresponse()
