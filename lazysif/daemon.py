@@ -41,7 +41,7 @@ from lazysif.fuse.operations import Operations
 from lazysif.image.open_image import OpenImage
 from lazysif.image.starts import Starts
 from lazysif.image_names import ImageNames
-from lazysif.model import Image, Transport
+from lazysif.model import Image, ImageId, Transport
 from lazysif.remotes import make_transport, routes_of, source_of
 from lazysif.telemetry import Counters
 from lazysif.traces.configured import shares_of
@@ -89,6 +89,11 @@ def run(config: Config, mountpoint: str, connection: session.KeptConnection) -> 
             trio.run(daemon.main, connection)
         except BaseExceptionGroup as group:
             raise _ours(group) from group
+
+
+def _drop_pages(tree: Tree, image_id: ImageId) -> None:
+    for number in tree.numbers_of(image_id):
+        session.forget_pages(number)
 
 
 def _limit_malloc_arenas() -> None:
@@ -160,6 +165,8 @@ class Daemon:
                 fixed=FixedNames(self._image_names.fixed),
                 asked=connection.asked,
             )
+            if images.verifier is not None:
+                images.verifier.on_refused = lambda image_id: _drop_pages(tree, image_id)
             operations = Operations(tree, self._counters, config.cache.block_size)
             self._tree = tree
             self._contacts = {name: remote.contact for name, remote in remotes.items()}

@@ -19,6 +19,7 @@ from lazysif.core.asked import Asked
 from lazysif.errors import MountError
 from lazysif.fuse.mountinfo import find_mount, mounts
 from lazysif.fuse.operations import Operations
+from lazysif.model import InodeNumber
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,17 @@ def stop() -> None:
 def close() -> None:
     """Let go of the connection; the mount is the keeper's."""
     pyfuse3.close(unmount=False)
+
+
+def forget_pages(number: InodeNumber) -> None:
+    """Let the kernel drop what it has cached of a file.
+
+    May wait for pages that are being read: not to be called on the trio thread.
+    """
+    try:
+        pyfuse3.invalidate_inode(number)
+    except OSError as error:  # ENOENT: the kernel does not know it (any more)
+        log.debug("pages of inode %d are not dropped: %s", number, error)
 
 
 def tune(mountpoint: str, read_ahead_kb: int) -> None:

@@ -42,7 +42,10 @@ class VerdictStore(Protocol):
 
 
 class Verifier:
-    """Args: listed: the images that are open."""
+    """Args: listed: the images that are open.
+
+    Whoever keeps copies of an image's bytes sets `on_refused`; it is called in a thread.
+    """
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class Verifier:
         self._listed = listed
         self._counters = counters
         self._threads = trio.CapacityLimiter(1)
+        self.on_refused: Callable[[ImageId], None] = lambda _: None
 
     async def recall(self, opened: OpenImage) -> None:
         """What was found of this version before, by this daemon or one before it."""
@@ -104,6 +108,8 @@ class Verifier:
             self._counters.images_refused += 1
             self._refuse(opened)
             log.error("%s", opened.refusal)
+            # the kernel has pages of it, and would go on serving them
+            await trio.to_thread.run_sync(self.on_refused, opened.image.id, limiter=self._threads)
 
     async def matches(self, opened: OpenImage) -> bool | None:
         """Whether all bytes fit the digest; None where not all of them are in the cache."""

@@ -28,7 +28,7 @@ from lazysif.errors import (
 )
 from lazysif.fetch.remote import FoundImage, Remote, RemotePolicy
 from lazysif.image.open_image import OpenImage
-from lazysif.model import Buffer, EntryKind, Image, InodeNumber
+from lazysif.model import Buffer, EntryKind, Image, ImageId, InodeNumber
 from lazysif.telemetry import Counters, InHand
 from lazysif.tree.attributes import Attributes, ListedEntry
 from lazysif.tree.fixed_names import FixedNames
@@ -405,6 +405,14 @@ class Tree:
             raise refusal
         self._counters.served_bytes += len(data)
         return data
+
+    def numbers_of(self, image_id: ImageId) -> list[InodeNumber]:
+        """The inodes that stand for a version, as far as this daemon has met them."""
+        return [
+            number
+            for number, meaning in list(self._nodes.items())  # asked from another thread
+            if meaning.image is not None and meaning.image.id == image_id
+        ]
 
     @property
     def waiting_reads(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -117,8 +118,21 @@ def test_digests_of_both_kinds_and_tags_in_a_listing(pages: StaticPages, mount: 
 def test_a_wrong_digest_in_a_manifest_is_found_out(pages: StaticPages, mount: Mount) -> None:
     pages.put("user/hello", "latest", DATA, digest=f"sha256:{'0' * 64}")
     image = mount.path / "r/user/hello.sif"
-    assert image.read_bytes() == DATA
-    wait_until(lambda: os.getxattr(image, "user.lazysif.verified") == b"bad", "it is not found out")
+    with image.open("rb", buffering=0) as opened:
+        assert b"".join(iter(lambda: opened.read(1 << 20), b"")) == DATA
+        wait_until(lambda: os.getxattr(image, "user.lazysif.verified") == b"bad", "it is not found out")
+        # what the kernel had cached of it must not be served on
+        wait_until(lambda: _fails(lambda: os.pread(opened.fileno(), 4096, 0)), "its pages are still read")
+    assert _fails(image.read_bytes)
+    assert "do not fit the digest" in os.getxattr(image, "user.lazysif.last_error").decode()
+
+
+def _fails(read: Callable[[], bytes]) -> bool:
+    try:
+        read()
+    except OSError as error:
+        return error.errno == errno.EIO
+    return False
 
 
 BASE = "https://pages.example/registry"
