@@ -145,7 +145,7 @@ async def test_what_comes_too_late_for_one_is_there_for_the_next():
     with trio.move_on_after(0.05):
         await secret.current()
     go.set()
-    while secret._held is None:
+    while secret._held is None:  # noqa: ASYNC110
         await trio.sleep(0.01)
     assert await secret.current() == "a"
     assert len(asked) == 1

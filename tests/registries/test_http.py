@@ -38,7 +38,9 @@ class HttpStand(Stand):
         """Nothing of it expires."""
 
     def requests(self) -> list[Logged]:
-        return [Logged(request.uri, request.uri == f"/{self.path}") for request in self.nginx.requests()]
+        """Without the one for a trace beside the image, which tells nothing of what the name means."""
+        asked = [request.uri for request in self.nginx.requests()]
+        return [Logged(uri, uri == f"/{self.path}") for uri in asked if not uri.endswith(".lazysif-trace")]
 
     def clear(self) -> None:
         self.nginx.clear_log()
