@@ -80,7 +80,10 @@ STATUS = {
             "name": "bio",
             "offline_since": "2026-01-01T00:00:00+00:00",
             "last_error": "no connection",
-            "ways": [{"name": "http://cache1:3128", "state": "resting"}, {"name": "direct", "state": "ready"}],
+            "ways": [
+                {"name": "http://cache1:3128", "state": "resting"},
+                {"name": "direct", "state": "ready"},
+            ],
         }
     ],
     "counters": {field.name: i for i, field in enumerate(dataclasses.fields(Counters))},
