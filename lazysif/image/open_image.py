@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 
 import trio
@@ -18,6 +18,7 @@ from blake3 import blake3
 from lazysif.cache.block_cache import BlockCache
 from lazysif.cache.block_table import BlockTable
 from lazysif.core.block_map import BlockMap, length, span
+from lazysif.core.guesses import Guesses, GuessLimits
 from lazysif.core.plan import plan_extents
 from lazysif.core.readahead import Readahead
 from lazysif.errors import LazysifError, SourceError
@@ -44,7 +45,7 @@ class ExtentLimits:
     demand_bytes: int = 1 << 20
     background_bytes: int = 2 << 20
     gap_bytes: int = 128 << 10
-    neighbour_bytes: int = 128 << 10
+    guesses: GuessLimits = field(default_factory=GuessLimits)
     """What a miss takes along: the next read is often there, and it costs no round trip of its own."""
 
 
@@ -72,6 +73,7 @@ class OpenImage:
         self._readahead = Readahead()
         self._pinned: frozenset[int] = frozenset()
         self._guessed: set[int] = set()
+        self._guesses = Guesses(lambda block: length(self.block_map, block), self._limits.guesses)
         self.verdict = ""
         """Of `image.verify`: "" where nothing tells what the whole image must be."""
         self.refusal: LazysifError | None = None
@@ -99,6 +101,8 @@ class OpenImage:
         if tracing is not None and tracing.touched is not None and index not in tracing.touched:
             self._touch((index,), ())
             self.follow()
+        if index in self._guesses.open:
+            self._guesses.read((index,))
         if stop == block_stop:  # a sequential reader passes here, and few of the others
             self._read_ahead(ByteRange(offset, stop), self._guess_proved(range(index, index + 1)))
         return memoryview(data)[offset - start : stop - start]
@@ -119,6 +123,7 @@ class OpenImage:
         blocks = span(self.block_map, offset, size)
         found = await self._from_cache(blocks)
         lacking = [i for i in blocks if i not in found]
+        self._guesses.read(blocks)
         self._touch(blocks, lacking)
         flights = self._join_or_start(lacking)
         self.follow()
@@ -231,7 +236,12 @@ class OpenImage:
         for run in runs:
             for flight in self._fetcher.start(self.image, self.block_map, run, self, demand=demand):
                 flights[flight.index] = flight
-        self._guessed.update(flights.keys() - wanted if demand else flights)
+        guessed = flights.keys() - wanted if demand else flights
+        self._guessed.update(guessed)
+        if not self._following:  # what a trace names is no guess of ours
+            self._guesses.add(guessed)
+        if demand:
+            self._guesses.missed(wanted)
         return flights
 
     def _neighbours(self, wanted: set[int]) -> set[int]:
@@ -240,7 +250,7 @@ class OpenImage:
             return set()
         behind = self.block_map.start(max(wanted) + 1)
         if not self._following:
-            return set(span(self.block_map, behind, self._limits.neighbour_bytes))
+            return set(span(self.block_map, behind, self._guesses.reach_bytes))
         named = self.tracing.names if self.tracing is not None else lambda index: False
         return set(takewhile(named, span(self.block_map, behind, self._limits.demand_bytes)))
 

@@ -22,6 +22,7 @@ from lazysif.tree.idle_fill import FillSettings, IdleFill
 from lazysif.tree.warming import Warming, What
 from tests.support.cache_damage import eventually
 from tests.support.fake_transport import FakeTransport, File, HoldHead, Ok, Refused, Status
+from tests.support.guesses import guess_little
 from tests.support.world import World, quiet_log, world
 
 BLOCK = 4096
@@ -107,7 +108,10 @@ async def test_blocks_come_in_the_order_that_was_given(tmp_path: Path, origin: F
         ]
 
 
-async def test_what_nobody_reads_drives_nothing_out_of_memory(tmp_path: Path, origin: FakeTransport) -> None:
+async def test_what_nobody_reads_drives_nothing_out_of_memory(
+    tmp_path: Path, origin: FakeTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guess_little(monkeypatch)
     settings = {"memory_bytes": 40 * BLOCK}
     async with world(tmp_path, origin, limits=LIMITS, cache=settings) as life, opened(life) as one:
         assert await one.read(10 * BLOCK, 100) == DATA[10 * BLOCK :][:100]

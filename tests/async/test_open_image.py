@@ -8,6 +8,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from lazysif.core.block_map import GridMap, IndexedMap
+from lazysif.core.guesses import GuessLimits
 from lazysif.errors import ImageChanged, SourceProtocolError, SourceUnavailable
 from lazysif.fetch.flights import FlightTable
 from lazysif.image.open_image import ExtentLimits, OpenImage
@@ -45,7 +46,7 @@ class Bench:
 
     async def open(self):
         table = await self.cache.open_table(self.image.id, self.block_map.count)
-        limits = ExtentLimits(neighbour_bytes=4096, gap_bytes=4096)
+        limits = ExtentLimits(guesses=GuessLimits(least_bytes=4096, most_bytes=4096), gap_bytes=4096)
         return OpenImage(
             self.image, self.block_map, table, self.cache, self.remote.fetcher, self.counters, limits
         )

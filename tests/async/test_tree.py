@@ -25,6 +25,7 @@ from lazysif.tree import tree as tree_module
 from lazysif.tree.state import StateStore
 from tests.support.cache_damage import eventually, written
 from tests.support.fake_transport import Directory, FakeTransport, File, HoldHead, Refused, Status
+from tests.support.guesses import guess_little
 from tests.support.world import world
 
 DATA = random.Random(7).randbytes(900_000)
@@ -303,6 +304,7 @@ async def test_too_many_waiting_reads_are_refused_and_not_queued(tmp_path, monke
 
 
 async def test_a_start_from_cached_blocks_works_while_too_many_wait(tmp_path, monkeypatch):
+    guess_little(monkeypatch)
     monkeypatch.setattr(tree_module, "_MAX_WAITING_READS", 1)
     origin = FakeTransport({"/a.sif": IMAGE})
     async with world(tmp_path, origin) as it:
