@@ -170,7 +170,7 @@ class Transfer:
             self._sleeping = True
             if ready() or self._over:
                 break
-            with trio.move_on_after(self._patience_s(asked_at, stall_s)):
+            with trio.move_on_after(max(0.0, self._patience_s(asked_at, stall_s))):
                 await self._wake.wait()
                 continue
             if not ready() and not self._over and self._patience_s(asked_at, stall_s) <= 0:
