@@ -128,7 +128,7 @@ def touched(image: Path, work: Path, job: str) -> dict[str, int]:
     `bytes` is what comes to a mount through the page cache, with the kernel's readahead of a lazysif mount;
     `exact_bytes` what the file system driver asks for, noted by passing the page cache by.
     """
-    found = {}
+    found: dict[str, int] = {}
     for name, direct in (("", False), ("exact_", True)):
         drop_page_cache()
         with Recorder(

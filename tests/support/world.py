@@ -96,7 +96,7 @@ async def world(
     cache: Mapping[str, Any] | None = None,
     starts: Mapping[str, Any] | None = None,
     asked: Asked | None = None,
-    **timeouts: float,
+    **timeouts: Any,
 ) -> AsyncIterator[World]:
     """One life of a daemon; entered again on the same directory it is the next life.
 
