@@ -19,7 +19,7 @@ from lazysif.cache.block_cache import BlockCache
 from lazysif.core.block_map import length
 from lazysif.core.pace import Pace
 from lazysif.core.plan import plan_extents
-from lazysif.errors import LocalDirectoryError, SourceUnavailable
+from lazysif.errors import LazysifError, LocalDirectoryError, SourceUnavailable
 from lazysif.fetch.flights import Flight
 from lazysif.image.open_image import OpenImage
 
@@ -86,6 +86,7 @@ class Fill:
             if not lacking:
                 return
             await self._bring_patiently(lacking)
+            await self._others(lacking)
             await self.cache.flush()
         lacking = await self._lacking()
         if lacking:
@@ -125,6 +126,14 @@ class Fill:
             self._check_cache()
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def _others(self, lacking: list[int]) -> None:
+        """Wait for what readers had asked for already; where they got an error the next pass asks itself."""
+        for flight in self.opened.under_way(lacking):
+            try:
+                await flight.wait()
+            except LazysifError as error:
+                log.debug("%s: %s", self.opened.image.name, error)
 
     async def _bring(self, missing: list[int]) -> None:
         """Ask for these blocks, a few extents at a time. Raises what ended the first flight that failed."""

@@ -349,6 +349,11 @@ class OpenImage:
         """Those of the blocks that are neither cached as far as the table knows, nor on their way."""
         return [i for i in blocks if self._is_missing(i)]
 
+    def under_way(self, blocks: Iterable[int]) -> list[Flight]:
+        """The flights that bring some of these blocks, whoever asked for them."""
+        flights = (self._fetcher.flight(self.image, index, demand=False) for index in blocks)
+        return [flight for flight in flights if flight is not None]
+
     def bring(self, blocks: range, landed: Callable[[int], None]) -> list[Flight]:
         """Start one extent of missing neighbours that nobody waits for.
 

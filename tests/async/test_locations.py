@@ -151,7 +151,7 @@ async def test_a_registry_that_fails_is_not_asked_by_each_reader(nursery):
 
 
 async def test_a_registry_that_comes_back_is_asked_again(nursery, autojump_clock):
-    it = Bench(nursery, {"/2": File(DATA)}, url="")
+    it = Bench(nursery, {"/2": File(DATA), "/3": File(DATA)}, url="")
     it.hub.error = SourceUnavailable("down")
 
     async def mend():
@@ -160,7 +160,7 @@ async def test_a_registry_that_comes_back_is_asked_again(nursery, autojump_clock
 
     nursery.start_soon(mend)
     await it.fetch(0)
-    assert it.hub.asked == 2
+    assert it.hub.asked in (2, 3)  # by the jitter of the pauses once more before it is mended, or not
 
 
 class Blobs(Hub):
