@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from lazysif.core.names import origin_of
-from lazysif.errors import SourceProtocolError
+from lazysif.errors import LazysifError, SourceProtocolError
 from lazysif.model import AnswerHead, Request
 from lazysif.transport.redirects import (
     MAX_REDIRECTS,
@@ -77,7 +78,11 @@ class Redirects:
     ) -> H:
         for _ in range(most + 1):
             await self.guard.check(url)
-            answer = await send_once(url, request)
+            try:
+                answer = await send_once(url, request)
+            except LazysifError as error:
+                _name_both(error, url, request)
+                raise
             location = answer.head.headers.get("location", "")
             if answer.head.status not in STATUSES or not location:
                 return answer
@@ -87,3 +92,10 @@ class Redirects:
                 self._targets.keep(url, target, answer.head)
             url = target
         raise SourceProtocolError(f"more than {MAX_REDIRECTS} redirects", origin=origin_of(request.url))
+
+
+def _name_both(error: LazysifError, url: str, request: Request) -> None:
+    """People know the origin that they configured, and need the host that it sent the request on to."""
+    if url != request.url:
+        error.why += f" (sent on to {(urlsplit(origin_of(url)).netloc or 'no host')[:80]})"
+        error.origin = origin_of(request.url)
