@@ -317,7 +317,7 @@ def test_a_start_over_a_dead_mount_mounts_anew(service: Service, small_image: Bu
     mount = service.mount
     os.kill(mount.keeper_pid, signal.SIGKILL)
     mount.kill()
-    with pytest.raises(OSError, match="not connected|connection abort"):
+    with pytest.raises(OSError, match=r"not connected|connection abort"):
         os.stat(mount.path)
     assert service.up().returncode == 0
     assert mounted_at(mount.path) == 1
