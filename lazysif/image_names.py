@@ -64,6 +64,13 @@ class ImageNames:
             raise ConfigError(f"{text}: no remote is called {remote!r}", hint=f"there are {', '.join(names)}")
         return remote, below
 
+    def shown_path(self, text: str) -> str:
+        """The path below the mountpoint of what `target` finds. Raises: ConfigError."""
+        remote, path = self.target(text)
+        if remote.startswith("@"):
+            return next(name for name, target in self.fixed.items() if target == (remote, path))
+        return f"{remote}/{path}" if remote else path
+
     def _target_of_uri(self, text: str) -> Target:
         try:
             uri = parse_uri(text)

@@ -18,6 +18,8 @@ from lazysif.control.address import absolute_mountpoint, sockets
 from lazysif.control.client import fetch_status
 from lazysif.core.trace import HEAD_BYTES, Trace, is_key, trace_key
 from lazysif.errors import ConfigError, FormatError, NoSuchEntry
+from lazysif.image_names import ImageNames
+from lazysif.image_uri import is_uri
 from lazysif.sizes import format_size
 from lazysif.traces.store import TraceStore
 from lazysif.traces.trace_file import SUFFIX, read_trace, write_trace
@@ -30,7 +32,8 @@ _WIDTH = 130
 def trace_group() -> None:
     """What starts of images touched, in order: recorded by first starts, followed by later ones.
 
-    IMAGE is a path in a mount, a file, a name or a key of `lazysif trace list`, or a trace file.
+    IMAGE is a path in a mount, the URI of an image that a mount serves, a file, a name or a key of `lazysif trace
+    list`, or a trace file.
     """
 
 
@@ -211,7 +214,9 @@ def _read(path: Path) -> Trace | None:
 
 
 def _find(image: str, state_dir: Path | None, file: Path | None) -> Trace:
-    """The trace that an IMAGE of the command line stands for. Raises: NoSuchEntry."""
+    """The trace that an IMAGE of the command line stands for. Raises: NoSuchEntry, ConfigError."""
+    if is_uri(image):
+        image = str(_mounted_path(image))
     path = Path(image)
     if image.endswith(SUFFIX):
         trace = _read(path)
@@ -231,6 +236,20 @@ def _find(image: str, state_dir: Path | None, file: Path | None) -> Trace:
     if trace is None or not trace.paths:
         raise NoSuchEntry(f"no start of {image} is known in {store.directory}", hint="see lazysif trace list")
     return trace
+
+
+def _mounted_path(uri: str) -> Path:
+    """Where a mount of this user shows the image of a URI. Raises: ConfigError where none does."""
+    for socket in sockets():
+        try:
+            mountpoint = str(fetch_status(socket)["mountpoint"])
+            mounted = Mounted.read(mountpoint)
+            if mounted is None:
+                continue
+            return Path(mountpoint, ImageNames(mounted.in_force()).shown_path(uri))
+        except (OSError, KeyError, ConfigError):
+            continue
+    raise ConfigError(f"{uri.partition('?')[0]}: no mount serves it", hint="name a key of lazysif trace list")
 
 
 def _key_of(path: Path) -> str:

@@ -19,6 +19,8 @@ from lazysif.doctor import apart, directories, mounts, node
 from lazysif.doctor.apart import Look, Seen
 from lazysif.doctor.asked import Asked
 from lazysif.doctor.paths import OnOwnMount, lead
+from lazysif.image_names import ImageNames
+from lazysif.image_uri import is_uri
 
 PREPARE_S = 2.0
 LOOKS_S = 11.0
@@ -95,6 +97,8 @@ def _read(file: Path | None, mountpoint: str | None) -> Iterator[dict[str, objec
 def looks(prepared: Prepared, image: str | None) -> dict[str, Look]:
     """What is to be looked at, by the name of its line where it does not come back."""
     config = prepared.config or Config()
+    if image is not None and is_uri(image):
+        image = "/".join(part for part in ImageNames(config).target(image) if part)
     mounted = [m for m in mounts.own_mounts() if prepared.mountpoint in (None, m.path)]
     paths = [m.path for m in mounted]
     found: dict[str, Look] = {

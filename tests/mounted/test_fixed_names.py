@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,23 @@ def test_listings_show_them_and_no_hidden_remote(mount: Mount) -> None:
     assert os.listdir(mount.path / "site/apps") == ["x.sif"]
     assert sorted(os.listdir(mount.path / "bio")) == ["alias.sif", "real.sif"]
     assert not (mount.path / "@http").exists()
+
+
+def test_commands_take_uris(mount: Mount, nginx: Nginx, small_image: BuiltImage) -> None:
+    uri = f"{nginx.url}/d/real.sif"
+    assert (mount.path / "bio/real.sif").read_bytes() == small_image.data
+    mount.run("reload", mount.path)  # what was touched is recorded when a daemon ends
+    mount.adopt()
+    assert "1 paths" in mount.run("trace", "show", uri).stdout
+    assert mount.run("warm", "--wait", uri).returncode == 0
+    checks = json.loads(
+        mount.run("doctor", "--config", str(mount.config), "--image", uri, "--json", check=False).stdout
+    )
+    assert "real.sif" in json.dumps(checks)
+    done = mount.run("trace", "show", "https://elsewhere.example/x.sif?sig=s3cr3t", check=False)
+    assert done.returncode == 2
+    assert "https://elsewhere.example/x.sif: no mount serves it" in done.stderr
+    assert "s3cr3t" not in done.stderr
 
 
 def test_open_files_outlive_the_daemon(mount: Mount, small_image: BuiltImage) -> None:
