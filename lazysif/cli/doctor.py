@@ -19,7 +19,9 @@ _COLOURS = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.PROBLEM: "bold 
 @click.option("--config", "config_file", type=Path, help="TOML file with the remotes.")
 @click.option("--cache-dir", help="Directory of the block cache.")
 @click.option("--state-dir", help="Directory of what must outlive the daemon.")
-@click.option("--image", help="An image below the mountpoint or its URI, to try ranges with; else one out of a listing.")
+@click.option(
+    "--image", help="An image below the mountpoint, or a URI, to try ranges with; else a listed one."
+)
 @click.option("--json", "as_json", is_flag=True, help="The whole document, for programs.")
 def doctor_command(
     arguments: tuple[str, ...],
