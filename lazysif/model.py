@@ -168,6 +168,8 @@ class Request:
             means.
         again: the same request is under way and late: this one goes another way, where there is one.
         once: it is counted (`Location.once`): not to be sent again to see whether the origin is back.
+        followed_by: so many requests follow its answer at once, to the same place: their connections may be made
+            beside it.
     """
 
     url: str
@@ -180,6 +182,7 @@ class Request:
     image: Image | None = None
     again: bool = False
     once: bool = False
+    followed_by: int = 0
 
 
 @dataclass(frozen=True, slots=True)

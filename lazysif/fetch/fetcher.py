@@ -129,6 +129,11 @@ class Fetcher:
     def whole_file_budget_s(self) -> float:
         return self._limits.whole_file_budget_s
 
+    @property
+    def background_connections(self) -> int:
+        """Requests that go ahead of readers at once."""
+        return self._limits.background_connections
+
     def new_download(self) -> Validator:
         """What stands for the version of one whole download, where the origin gives no validator."""
         return Validator(ValidatorKind.NONE, f"{self._downloads} {random.getrandbits(64):016x}")

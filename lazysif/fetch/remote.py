@@ -12,6 +12,7 @@ import trio
 from lazysif.core.content_range import IsDirectory, IsFile, Unchanged, changed_headers, judge_probe
 from lazysif.core.identity import image_id
 from lazysif.core.locations import generation_of, pinned
+from lazysif.core.names import has_image_suffix
 from lazysif.core.retry import retry_delay_s
 from lazysif.errors import LazysifError, SourceProtocolError, SourceTimeout
 from lazysif.fetch.fetcher import Fetcher
@@ -221,6 +222,10 @@ class Remote:
             stall_s=min(stall_s, self.policy.stall_s),
             total_s=max(total_s, 0.1),
             anew=True,
+            # who looks up an image that is new here is about to start it
+            followed_by=self.fetcher.background_connections
+            if known is None and has_image_suffix(path)
+            else 0,
         )
         try:
             async with self._transport.send(request) as answer:

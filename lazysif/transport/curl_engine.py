@@ -18,6 +18,7 @@ import pycurl
 import trio
 
 from lazysif.transport.curl_transfer import CurlFailure, Order, Transfer, failure_of
+from lazysif.transport.spare_sockets import SpareSockets
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class CurlEngine:
         self._thread = threading.Thread(target=self._run, name="curl", daemon=True)
         self._token: trio.lowlevel.TrioToken | None = None
         self._due: float | None = None
+        self.spare = SpareSockets()
         self._epoll = select.epoll()
         self._multi = self._new_multi()
 
@@ -101,11 +103,13 @@ class CurlEngine:
                 self._begin_anew()
                 time.sleep(_BRAKE_S)
         self._end_all("the daemon is shutting down")
+        self.spare.close()
         self._multi.close()
 
     def _turn(self) -> None:
         """Wait for sockets, the timer or a call, and do what is to be done."""
-        wait_s = -1.0 if self._due is None else max(0.0, self._due - time.monotonic())
+        dues = [due for due in (self._due, self.spare.expire()) if due is not None]
+        wait_s = max(0.0, min(dues) - time.monotonic()) if dues else -1.0
         for fd, mask in self._epoll.poll(wait_s):
             if fd == self._wake:
                 os.eventfd_read(self._wake)

@@ -7,6 +7,7 @@ wake-up is lost.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ import trio
 
 from lazysif.transport.authorities import Authorities, ClientCertificate
 from lazysif.transport.proxy import Proxy
+from lazysif.transport.spare_sockets import SpareSockets, fresh, keep_from_children
 
 _MOST_WAITING = 1 << 20
 """Bytes of one transfer that its reader has not taken: then libcurl stops reading, and TCP the origin."""
@@ -84,6 +86,7 @@ class Order:
         client: what the server may know this node by.
         proxy: on the way to the host.
         refuses: whether an address must not be connected to, None where any may.
+        followed_by: further connections that are to be made to the same place once it is known.
     """
 
     url: str
@@ -94,10 +97,14 @@ class Order:
     refuses: Callable[[str], bool] | None = None
     client: ClientCertificate | None = None
     proxy: Proxy | None = None
+    followed_by: int = 0
 
 
 class Engine(Protocol):
     """The thread of libcurl, as a transfer sees it."""
+
+    @property
+    def spare(self) -> SpareSockets: ...
 
     def call(self, what: Callable[[], None]) -> None: ...
 
@@ -127,6 +134,9 @@ class Transfer:
         self._received = 0
         self._taken = 0
         self._paused = False
+        self._original: socket.socket | None = None
+        self._stands = False
+        """The socket that libcurl was given last, and whether it is connected."""
         self._head_done = False
         self._over = False
         self._failure: CurlFailure | None = None
@@ -230,17 +240,37 @@ class Transfer:
         handle.setopt(pycurl.BUFFERSIZE, _BUFFER_BYTES)
         handle.setopt(pycurl.MAXAGE_CONN, _KEEPALIVE_S)
         handle.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(order.connect_s * 1000)))
+        if self._engine.spare:
+            handle.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
+            handle.setopt(pycurl.SOCKOPTFUNCTION, self._on_socket)
         handle.setopt(pycurl.PREREQFUNCTION, self._on_connected)
         handle.setopt(pycurl.HEADERFUNCTION, self._on_header)
         handle.setopt(pycurl.WRITEFUNCTION, self._on_body)
         return handle
 
-    def _on_connected(self, address: str, *_: object) -> int:
+    def _open_socket(self, _: int, wanted: tuple[int, int, int, tuple[str, int]]) -> object:
+        """A connection is needed: one that stands already, where there is one. pycurl takes a copy of it."""
+        family, kind, protocol, address = wanted
+        spare = self._engine.spare.take(address[:2])
+        self._stands = spare is not None
+        self._original = spare or fresh(family, kind, protocol)
+        return self._original or pycurl.SOCKET_BAD
+
+    def _on_socket(self, copy: int, _: int) -> int:
+        """Right behind `_open_socket`, for the copy of what that gave."""
+        if self._original is not None:
+            self._original.close()
+        keep_from_children(copy)
+        return int(pycurl.SOCKOPT_ALREADY_CONNECTED if self._stands else pycurl.SOCKOPT_OK)
+
+    def _on_connected(self, address: str, _: str, port: int, *__: object) -> int:
         """The request is about to be sent: the last moment to look at whom it goes to."""
         self.heard_at = self.connected_at = time.monotonic()
         if self.order.refuses is not None and self.order.refuses(address):
             self.refused_address = True
             return int(pycurl.PREREQFUNC_ABORT)
+        if self.order.followed_by:
+            self._engine.spare.open((address, port), self.order.followed_by)
         self._notify()  # the reader's patience counts from now on
         return int(pycurl.PREREQFUNC_OK)
 
