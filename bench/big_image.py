@@ -31,7 +31,7 @@ BALLAST = (
     "polars-runtime-32==2.1.0", "polars==2.1.0", "pyscf==2.14.0", "rasterio==1.4.4", "spacy==3.8.18",
     "ortools==9.15.6755", "duckdb==2.0.0", "onnxruntime==1.31.1", "onnx==1.23.2", "jupyterlab==4.6.6",
     "botocore==1.44.5", "scikit-image==0.26.0", "transformers==5.23.0", "statsmodels==0.15.0",
-    "astropy==8.0.2", "matplotlib==3.11.2", "plotly==7.1.0", "torchvision==0.29.2", "bokeh==3.9.2",
+    "astropy==8.0.2", "matplotlib==3.11.2", "plotly==7.1.0", "torchvision==0.29.1", "bokeh==3.9.2",
     "h5py==3.16.0", "lightgbm==4.7.0", "dask==2026.8.0",
 )  # fmt: skip
 PLATFORMS = (

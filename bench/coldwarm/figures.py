@@ -105,24 +105,35 @@ def checks(figures: Figures, touched: dict[str, int]) -> list[Check]:
     ]
 
 
+TRACED = {"cold-trace": "1", "cold-folder": "6", "cold-put": "6"}
+"""Systems that follow a trace from the first start, and the goal: of what this node learned, or another."""
+
+
 def _with_trace(figures: Figures, touched: dict[str, int], profile: str) -> Iterator[Check]:
-    local, traced = (figures.get(profile, "heavy", system) for system in ("local-cold", "cold-trace"))
-    if local and traced and profile == "campus":
-        yield Check("1 campus: heavy, cold with a trace / local cold", traced.seconds / local.seconds, 1.05)
-    if local and traced and profile == "wan" and "heavy" in touched:
-        floor_s = max(local.seconds, touched["heavy"] * 8 / PROFILES[profile].bits_per_s)
-        yield Check("1 wan: heavy, cold with a trace / max(local cold, line)", traced.seconds / floor_s, 1.25)
-    for job in LIGHT_JOBS if profile == "campus" else ():
-        local, light = (figures.get(profile, job, system) for system in ("local-cold", "cold-trace"))
-        if local and light:
-            trips = (light.seconds - local.seconds) / PROFILES[profile].round_trip_s
-            yield Check(f"1 campus: {job}, cold with a trace - local cold", trips, 3, unit=" round trips")
-    if traced and "heavy" in touched:
-        goal = f"1 {profile}: heavy, cold with a trace, fetched / touched"
-        yield Check(goal, traced.fetched_bytes / touched["heavy"], 1.2)
+    for system, number in TRACED.items():
+        yield from _traced(figures, touched, profile, system, f"{number} {profile}")
     if foreign := figures.get(profile, "true", "cold-heavy-trace"):
         goal = f"1 {profile}: true, cold with only the heavy job's trace, fetched"
         yield Check(goal, foreign.fetched_bytes / 1e6, 12, unit=" MB")
+
+
+def _traced(
+    figures: Figures, touched: dict[str, int], profile: str, system: str, goal: str
+) -> Iterator[Check]:
+    name = system.replace("-", " ")
+    local, traced = (figures.get(profile, "heavy", one) for one in ("local-cold", system))
+    if local and traced and profile == "campus":
+        yield Check(f"{goal}: heavy, {name} / local cold", traced.seconds / local.seconds, 1.05)
+    if local and traced and profile == "wan" and "heavy" in touched:
+        floor_s = max(local.seconds, touched["heavy"] * 8 / PROFILES[profile].bits_per_s)
+        yield Check(f"{goal}: heavy, {name} / max(local cold, line)", traced.seconds / floor_s, 1.25)
+    for job in LIGHT_JOBS if profile == "campus" else ():
+        local, light = (figures.get(profile, job, one) for one in ("local-cold", system))
+        if local and light:
+            trips = (light.seconds - local.seconds) / PROFILES[profile].round_trip_s
+            yield Check(f"{goal}: {job}, {name} - local cold", trips, 3, unit=" round trips")
+    if traced and "heavy" in touched:
+        yield Check(f"{goal}: heavy, {name}, fetched / touched", traced.fetched_bytes / touched["heavy"], 1.2)
 
 
 def _without_trace(figures: Figures, touched: dict[str, int], profile: str) -> Iterator[Check]:

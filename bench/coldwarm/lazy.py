@@ -8,8 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench.coldwarm.jobs import start_s
-from bench.coldwarm.stage import NAME, Meter, Stage
+from bench.coldwarm.stage import NAME, PUT_BELOW, Meter, Stage
 from bench.coldwarm.systems import timed
+from lazysif.image.tracing import QUIET_S
 from tests.support.mount import Mount
 
 WRITTEN_S = 3.0
@@ -18,10 +19,18 @@ TRACES = "traces-v1"
 """In the state directory."""
 
 
-def mount_at(stage: Stage, root: Path, url: str | None = None) -> Mount:
+REMOTE = "site"
+"""The remote of a mount that has a configuration."""
+OFFERED_S = QUIET_S + 3.0
+"""Time for a start to be over, and its trace to be offered."""
+
+
+def mount_at(root: Path, url: str | None = None, config: Path | None = None) -> Mount:
+    """One of the two is given."""
     return Mount(
         root,
-        url or stage.line.url,
+        url,
+        config,
         # compiled modules, as an installation has them; the daemon's log level is the default
         environment={"PYTHONDONTWRITEBYTECODE": ""},
         log_level="info",
@@ -44,11 +53,14 @@ class Cold:
             mount = stack.enter_context(self.mount(room))
             self._stage.drop()
             with self._stage.metered() as meter:
-                taken_s = timed(mount.path / NAME, job, herd)
+                taken_s = timed(self.image(mount), job, herd)
         return taken_s, meter
 
     def mount(self, room: Path) -> Mount:
-        return mount_at(self._stage, room)
+        return mount_at(room, self._stage.line.url)
+
+    def image(self, mount: Mount) -> Path:
+        return mount.path / NAME
 
     def close(self) -> None:
         pass
@@ -93,13 +105,54 @@ class Traces:
             room = self._stage.room("learned")
             for job in jobs:
                 shutil.rmtree(room / "cache", ignore_errors=True)
-                with mount_at(self._stage, room, url=self._stage.origin.url) as mount:
+                with mount_at(room, self._stage.origin.url) as mount:
                     self._stage.drop()
                     start_s(mount.path / NAME, job)
             self._learned[wanted] = room / "state" / TRACES
             if not any(self._learned[wanted].iterdir()):
                 raise RuntimeError(f"no trace was learned from {', '.join(jobs)}")
         return self._learned[wanted]
+
+
+class Shared(Cold):
+    """A second node: its cache and state are empty, and what another node learned is in a share.
+
+    The first node asks an origin without a line, and offers at once what it learned; the second finds the share
+    where a site has it: a folder, or a web server at the far end of the line.
+    """
+
+    def __init__(self, stage: Stage, *, by_put: bool) -> None:
+        super().__init__(stage)
+        self._room = stage.room("shared")
+        self._by_put = by_put
+
+    def prepare(self, jobs: list[str]) -> None:
+        (self._room / "folder").mkdir()
+        for job in jobs:
+            room = self._room / f"first-{job}"
+            with self._node(room, self._stage.origin.url) as mount:
+                self._stage.drop()
+                start_s(mount.path / REMOTE / NAME, job)
+                time.sleep(OFFERED_S)
+            shutil.rmtree(room, ignore_errors=True)
+
+    def _node(self, room: Path, url: str) -> Mount:
+        room.mkdir(exist_ok=True)
+        share = f'url = "{url}/{PUT_BELOW}"\nput = true' if self._by_put else f'dir = "{self._room}/folder"'
+        config = room / "lazysif.toml"
+        config.write_text(
+            f'[traces]\n{share}\noffer_within = 0\n[remote.{REMOTE}]\nkind = "http"\nurl = "{url}"\n'
+        )
+        return mount_at(room, config=config)
+
+    def mount(self, room: Path) -> Mount:
+        return self._node(room, self._stage.line.url)
+
+    def image(self, mount: Mount) -> Path:
+        return mount.path / REMOTE / NAME
+
+    def close(self) -> None:
+        shutil.rmtree(self._room, ignore_errors=True)
 
 
 class Cache:
@@ -109,7 +162,7 @@ class Cache:
         self._stage = stage
         self._room = stage.room("cached")
         self._filled: set[str] = set()
-        self.mount = mount_at(stage, self._room)
+        self.mount = mount_at(self._room, stage.line.url)
 
     @property
     def image(self) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import lazysif
 from bench.coldwarm.jobs import drop_page_cache, start_s
-from bench.coldwarm.lazy import Cache, Cached, Cold, Traced, Traces
+from bench.coldwarm.lazy import Cache, Cached, Cold, Shared, Traced, Traces
 from bench.coldwarm.line import PROFILES
 from bench.coldwarm.results import Results
 from bench.coldwarm.stage import Stage, on_stage
@@ -116,6 +116,8 @@ def system_named(name: str, stage: Stage, traces: Traces, cache: Cache) -> Syste
         "cold": lambda: Cold(stage),
         "cold-trace": lambda: Traced(stage, traces, of_heavy_only=False),
         "cold-heavy-trace": lambda: Traced(stage, traces, of_heavy_only=True),
+        "cold-folder": lambda: Shared(stage, by_put=False),
+        "cold-put": lambda: Shared(stage, by_put=True),
         "warm": lambda: Cached(stage, cache, hot=False),
         "hot": lambda: Cached(stage, cache, hot=True),
     }

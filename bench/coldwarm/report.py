@@ -17,6 +17,8 @@ SYSTEMS = {
     "cold": "lazysif, cold, no trace",
     "cold-trace": "lazysif, cold, with a trace",
     "cold-heavy-trace": "lazysif, cold, with another job's trace",
+    "cold-folder": "lazysif, cold, with a trace from a shared folder",
+    "cold-put": "lazysif, cold, with a trace from a web server",
     "warm": "lazysif, warm, page cache dropped",
     "hot": "lazysif, hot",
 }
@@ -28,10 +30,12 @@ COLOURS = {
     "cold": "#4c8bb5",
     "cold-trace": "#1f5f8b",
     "cold-heavy-trace": "#7fb3d5",
+    "cold-folder": "#a5c8dd",
+    "cold-put": "#c3dbe9",
     "warm": "#3a7d44",
     "hot": "#7cb083",
 }
-REMOTE = ("download", "rclone", "cold", "cold-trace", "cold-heavy-trace")
+REMOTE = ("download", "rclone", "cold", "cold-trace", "cold-heavy-trace", "cold-folder", "cold-put")
 """Systems that fetch."""
 
 

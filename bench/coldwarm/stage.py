@@ -17,6 +17,8 @@ from bench.nginx import LoggedRequest, Nginx
 from bench.shaper import Shaper
 
 NAME = "image.sif"
+PUT_BELOW = "traces"
+"""Where the origin takes what nodes write."""
 QUIET_S = 0.3
 """An origin that has answered nothing for so long has no more to answer, ..."""
 SETTLE_S = 20.0
@@ -112,7 +114,8 @@ def on_stage(profile: Profile, image: Path, work: Path) -> Iterator[Stage]:
         )
         served.chmod(0o755)
         shutil.copyfile(image, served / NAME)
-        origin = stack.enter_context(Nginx(served))
+        (served / PUT_BELOW).mkdir()
+        origin = stack.enter_context(Nginx(served, server="dav_methods PUT; dav_access user:rw all:r;"))
         line = stack.enter_context(
             Shaper(origin.port, round_trip_s=profile.round_trip_s, bits_per_s=profile.bits_per_s)
         )
