@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from lazysif.core.names import origin_of
+from lazysif.core.names import origin_of, same_origin
 from lazysif.errors import LazysifError, SourceProtocolError
 from lazysif.model import AnswerHead, Request
 from lazysif.transport.redirects import (
@@ -42,6 +42,11 @@ class Redirects:
     def __init__(self, base_url: str, hosts: Sequence[str] | None = None, *, proxied: bool = False) -> None:
         self.guard = InwardGuard(base_url, hosts, proxied=proxied)
         self._targets = Targets()
+        self._sending_on: set[str] = set()
+
+    def sends_on(self, url: str) -> bool:
+        """Whether the origin of a URL has sent a request on to another before."""
+        return origin_of(url) in self._sending_on
 
     async def follow(self, request: Request, send_once: Callable[[str, Request], Awaitable[H]]) -> H:
         """The final answer; a target that was kept and refuses is asked for anew, once.
@@ -88,6 +93,8 @@ class Redirects:
                 return answer
             await answer.aclose()
             target = redirect_target(url, location)
+            if not same_origin(url, target):
+                self._sending_on.add(origin_of(url))
             if url == request.url and request.byte_range is not None:
                 self._targets.keep(url, target, answer.head)
             url = target

@@ -14,6 +14,7 @@ from lazysif.model import ByteRange, Request
 from lazysif.transport.curl_engine import CurlEngine
 from lazysif.transport.curl_transport import CurlTransport
 from lazysif.transport.spare_sockets import KEPT_S, MOST, Address, SpareSockets
+from tests.support import faults
 from tests.support.mount import wait_until
 from tests.support.raw_origin import RawOrigin
 
@@ -103,7 +104,8 @@ async def engine() -> AsyncIterator[CurlEngine]:
 
 
 async def fetch(transport: CurlTransport, url: str, wanted: ByteRange, followed_by: int = 0) -> bytes:
-    request = Request(url, byte_range=wanted, stall_s=5.0, total_s=10.0, followed_by=followed_by)
+    """As a look-up asks."""
+    request = Request(url, byte_range=wanted, stall_s=5.0, total_s=10.0, anew=True, followed_by=followed_by)
     async with transport.send(request) as answer, aclosing(answer.chunks()) as chunks:
         return b"".join([chunk async for chunk in chunks])
 
@@ -159,3 +161,17 @@ def _sockets() -> list[int]:
         except FileNotFoundError:
             continue  # the directory itself
     return found
+
+
+async def test_none_are_made_to_a_host_that_sends_requests_on(engine: CurlEngine) -> None:
+    with (
+        RawOrigin({"/a": DATA}) as storage,
+        RawOrigin(default=faults.Redirect(storage.url + "/a")) as registry,
+    ):
+        transport = CurlTransport(registry.url, engine)
+        await fetch(transport, registry.url + "/a", ByteRange(0, 1))
+        await fetch(transport, registry.url + "/a", ByteRange(0, 1), followed_by=2)
+        with trio.fail_after(5):
+            while storage.connection_count < 3:  # noqa: ASYNC110 - no event tells of it
+                await trio.sleep(0.01)
+        assert registry.connection_count == 1
