@@ -4,7 +4,9 @@ A block that is touched moves a cursor of each path it stands in. A path that th
 what stands ahead of its cursor is asked for, in the order of the trace, at most as many bytes ahead as the start
 has touched along the path (so that a short job wastes no more than it used), but no less than the network needs
 to stay busy. A start that leaves a path stops it by not touching it. Where a start may be on several paths, what
-they do not share is asked for with reserve: 2 MiB, and as much again as proved right.
+they share it needs whichever it is on, so that as much as 16 MiB of that is asked for at once; what they do not share
+is asked for with reserve: 2 MiB, and as much again as proved right. A path that is short altogether is not worth
+waiting for proof.
 
 Laws (tests/property/test_follow_laws.py): a block is asked for at most once, only if it is missing and stands in
 a path, and bytes asked for in vain never exceed the budget.
@@ -25,6 +27,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+_END = 16
+"""A path is at its end in its last 16th: starts touch their last blocks in any order."""
+
 
 @dataclass(frozen=True, slots=True)
 class FollowLimits:
@@ -34,6 +39,8 @@ class FollowLimits:
         floor_bytes, most_floor_bytes: asked for ahead of a start that only began, and of what is doubtful; grows
             from the first to the second where prefetch comes late.
         lead_bytes: the most ahead of a start, however long it has kept to its path.
+        sure_bytes: the most ahead of a start that only began, of what all paths share that it may be on.
+        whole_bytes: a path of at most so much is asked for whole.
         load_bytes: the same where the cache has it: more would push itself out of memory again.
         budget_bytes: the most asked for and not touched, all paths of all starts of a phase together.
         batch, least_batch: blocks sorted and joined at a time.
@@ -48,6 +55,8 @@ class FollowLimits:
     floor_bytes: int = 2 << 20
     most_floor_bytes: int = 6 << 20
     lead_bytes: int = 48 << 20
+    sure_bytes: int = 16 << 20
+    whole_bytes: int = 8 << 20
     load_bytes: int = 16 << 20
     budget_bytes: int = 64 << 20
     batch: int = 48
@@ -72,8 +81,9 @@ class Ask:
 
 
 class _Path:
-    def __init__(self, blocks: Sequence[int]) -> None:
+    def __init__(self, blocks: Sequence[int], size_bytes: int) -> None:
         self.blocks = blocks
+        self.size_bytes = size_bytes
         self.place = {block: position for position, block in enumerate(blocks)}
         self.cursors: list[_Cursor] = []
 
@@ -81,8 +91,9 @@ class _Path:
 class _Cursor:
     """A place on a path that starts have come to; `need` touches in order prove that they go on from there."""
 
-    def __init__(self, blocks: Sequence[int], position: int, need: int) -> None:
-        self.blocks = blocks
+    def __init__(self, path: _Path, position: int, need: int) -> None:
+        self.path = path
+        self.blocks = path.blocks
         self.position = position
         self.need = need
         self.scanned = position + 1
@@ -94,6 +105,12 @@ class _Cursor:
         self.strayed = 0
         self.loading = False
         """What comes next is cached, so that less is asked for ahead."""
+
+    @property
+    def over(self) -> bool:
+        """Whether the path is at its end, and the start goes on without it."""
+        left = len(self.blocks) - 1 - self.position
+        return self.strayed > 0 and left * _END <= len(self.blocks)
 
 
 class Follower:
@@ -112,7 +129,7 @@ class Follower:
     ) -> None:
         self._limits = limits or FollowLimits()
         self._length = length
-        self._paths = [_Path(blocks) for blocks in paths]
+        self._paths = [_Path(blocks, sum(map(length, blocks))) for blocks in paths]
         self._touched: set[int] = set()
         self._asked: set[int] = set()
         self._pending: set[int] = set()
@@ -178,7 +195,7 @@ class Follower:
         if near:
             return min(near, key=lambda cursor: abs(cursor.position - position))
         begins = position < limits.begin and not path.cursors
-        cursor = _Cursor(path.blocks, position, 1 if begins else limits.proof)
+        cursor = _Cursor(path, position, 1 if begins else limits.proof)
         if len(path.cursors) >= limits.cursors:
             path.cursors.remove(max(path.cursors, key=lambda cursor: cursor.strayed))
         path.cursors.append(cursor)
@@ -207,19 +224,25 @@ class Follower:
         """
         found: list[int] = []
         answer = Ask()
-        turns = [cursor for cursor in self._active() if self._has_room(cursor)]
+        alternatives = self._alternatives()
+        turns = [cursor for cursor in self._active() if self._has_room(cursor, alternatives)]
         if not turns:
             return answer
-        room = max(self._lead(cursor) for cursor in turns) - self._live_bytes()
-        alternatives = self._alternatives()
-        if room >= self._least(turns[0]):
-            while turns and room > 0:
+        live_bytes = self._live_bytes()
+        least = self._least(turns[0])  # a block each time would be a request each time
+        room = max(self._lead(cursor) for cursor in turns) - live_bytes
+        room = room if room >= least else 0
+        sure_room = max(self._sure_lead(cursor, alternatives) for cursor in turns) - live_bytes
+        doubts = 2 * self._doubt_room() >= least
+        if sure_room >= least:
+            while turns and sure_room > 0:
                 for cursor in list(turns):
-                    taken = (
-                        self._take(cursor, alternatives, is_missing, found, answer.load) if room > 0 else 0
+                    taken = self._take(
+                        cursor, alternatives, room, is_missing, found, answer.load, doubts=doubts
                     )
                     room -= taken
-                    if not taken:
+                    sure_room -= taken
+                    if not taken or sure_room <= 0:
                         turns.remove(cursor)
         batch = self._limits.batch
         answer.fetch = [found[start : start + batch] for start in range(0, len(found), batch)]
@@ -227,16 +250,16 @@ class Follower:
 
     def _alternatives(self) -> list[_Path]:
         """The paths that a start may be on."""
-        active = self._active()
-        found = [path for path in self._paths if any(cursor in active for cursor in path.cursors)]
+        followed = {id(cursor.path) for cursor in self._active() if not cursor.over}
+        found = [path for path in self._paths if id(path) in followed]
         if len(found) < 2:
             self._doubtful.clear()
             self._doubtful_bytes = 0
         return found
 
-    def _may_doubt(self, size: int) -> bool:
-        """Whether one more block may be asked for that the start needs on one path and not on another."""
-        return self._doubtful_bytes + size <= max(self._limits.floor_bytes, self._proved_bytes)
+    def _doubt_room(self) -> int:
+        """Bytes that may be asked for besides that the start needs on one path and not on another."""
+        return max(self._limits.floor_bytes, self._proved_bytes) - self._doubtful_bytes
 
     def _lead(self, cursor: _Cursor) -> int:
         """Bytes ahead of this cursor that are worth asking for."""
@@ -245,15 +268,22 @@ class Follower:
         lead = max(limits.floor_bytes, floor, cursor.kept_bytes)
         return min(lead, limits.load_bytes if cursor.loading else limits.lead_bytes)
 
+    def _sure_lead(self, cursor: _Cursor, alternatives: Sequence[_Path]) -> int:
+        """The same of what the start needs on all paths that it may be on, or where little is at stake."""
+        limits, lead = self._limits, self._lead(cursor)
+        if len(alternatives) < 2 and cursor.path.size_bytes > limits.whole_bytes:
+            return lead
+        return max(lead, min(limits.sure_bytes, limits.load_bytes if cursor.loading else limits.lead_bytes))
+
     def _least(self, cursor: _Cursor) -> int:
         """Bytes that are worth asking for: one block each time would be one request each time."""
         block = cursor.blocks[min(cursor.scanned, len(cursor.blocks) - 1)]
         return min(self._limits.least_batch * self._length(block), self._lead(cursor) // 2)
 
-    def _has_room(self, cursor: _Cursor) -> bool:
+    def _has_room(self, cursor: _Cursor, alternatives: Sequence[_Path]) -> bool:
         if cursor.scanned >= len(cursor.blocks):
             return False
-        return self._lead(cursor) - cursor.ahead_bytes >= self._least(cursor)
+        return self._sure_lead(cursor, alternatives) - cursor.ahead_bytes >= self._least(cursor)
 
     def _live_bytes(self) -> int:
         """Bytes asked for and still ahead of a start: paths that are followed at once share one lead."""
@@ -268,11 +298,19 @@ class Follower:
         self,
         cursor: _Cursor,
         alternatives: Sequence[_Path],
+        room: int,
         is_missing: Callable[[int], bool],
         found: list[int],
         load: list[int],
+        *,
+        doubts: bool,
     ) -> int:
-        """Ask for the next block of this path that nobody asked for; its bytes, or 0 at the end of its share."""
+        """Ask for the next block of this path that nobody asked for; its bytes, or 0 at the end of its share.
+
+        Args:
+            room: bytes that may be asked for of what is not sure.
+            doubts: whether anything doubtful is asked for this time.
+        """
         while cursor.scanned < len(cursor.blocks):
             block = cursor.blocks[cursor.scanned]
             size = self._length(block)
@@ -282,12 +320,14 @@ class Follower:
             new = block not in self._asked
             missing = new and is_missing(block)
             cursor.loading = new and not missing
-            if cursor.ahead_bytes + size > self._lead(cursor):
+            sure = all(block in path.place for path in alternatives)
+            lead = self._sure_lead(cursor, alternatives) if sure else self._lead(cursor)
+            if cursor.ahead_bytes + size > lead or (room <= 0 and not sure):
                 return 0
-            doubtful = missing and not all(block in path.place for path in alternatives)
+            doubtful = missing and not sure
             if missing and self.pending_bytes + size > self._limits.budget_bytes:
                 return 0
-            if doubtful and not self._may_doubt(size):
+            if doubtful and (not doubts or size > self._doubt_room()):
                 return 0
             cursor.scanned += 1
             cursor.ahead_bytes += size

@@ -27,7 +27,7 @@ HEAD_BYTES = 64 << 10
 """What a trace's key is made of: in a SIF the header with its UUID and times, and all descriptors."""
 
 _SAME = 0.9
-_LONGER = 4
+_LONGER = 1.5
 _LONGEST_MS = 24 * 3600 * 1000
 _COPY_BLOCKS = 256
 _COPY_SHARE = 0.95
@@ -151,8 +151,8 @@ def merge_all(trace: Trace, other: Trace) -> Trace:
 def covers(longer: TracePath, shorter: TracePath) -> bool:
     """Whether nearly all of `shorter` stands in `longer`, and is a good part of it.
 
-    A path many times as long is of another job, or of several at once: what is read of all of an image holds
-    every start of it and leads none.
+    A path half as long again is of another job, or of several at once: what is read of all of an image holds every
+    start of it and leads none. What the paths of several jobs share is what any of them needs at once (`core.follow`).
     """
     short, long = len(shorter.blocks), len(longer.blocks)
     if not _SAME * short <= long <= _LONGER * short:

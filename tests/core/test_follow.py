@@ -99,9 +99,9 @@ def test_paths_with_one_beginning_share_a_window_and_the_right_one_goes_on():
     jobs = [[*common, *range(20_000 + 500 * n, 20_000 + 500 * n + 300)] for n in range(8)]
     it = follower(*jobs)
     it.touch(common[0])
-    assert ask(it) == common[1:17], "the same blocks, once"
+    assert ask(it) == common[1:], "the same blocks, once: they are needed whichever job it is"
     asked, unasked = run(it, [*common, *jobs[3][40:]])
-    assert unasked < 45
+    assert unasked < 48
     in_vain = asked - set(jobs[3])
     assert len(in_vain) * SIZE < 12e6, "seven other jobs got a share of the window until they were left"
 
@@ -114,6 +114,31 @@ def test_a_job_with_a_path_of_its_own_is_not_taken_for_the_longer_one_that_begin
     asked, unasked = run(follower(PATH, short), PATH)
     assert asked == set(PATH[1:])
     assert unasked <= 1 + 16, "and the longer one goes on where the shorter one ends"
+
+
+def test_what_is_doubtful_is_no_dribble_either():
+    """Regression: each touch that proved a doubt right asked for one more block, in a request of its own."""
+    it, sizes = follower(PATH, PATH[:20] + list(range(20_000, 20_400))), []
+    for block in PATH[:400]:
+        it.touch(block)
+        sizes += [len(batch) for batch in it.ask(lambda _: True).fetch]
+    assert sum(size < 8 for size in sizes) <= 2, sizes
+
+
+def test_a_short_path_is_asked_for_whole_and_a_long_one_is_not():
+    short = PATH[:64]
+    it = follower(short)
+    it.touch(short[0])
+    assert ask(it) == short[1:]
+    it = follower(PATH[:65])
+    it.touch(PATH[0])
+    assert ask(it) == PATH[1:17]
+
+
+def test_what_all_paths_share_is_asked_for_at_once_up_to_a_bound():
+    it = follower(PATH, PATH[:400], sure_bytes=100 * SIZE)
+    it.touch(PATH[0])
+    assert ask(it) == PATH[1:101]
 
 
 def test_what_is_cached_is_loaded_not_too_far_ahead():

@@ -24,7 +24,7 @@ def path(blocks, used_s=1):
 PREFIX = range(0, 60, 3)
 PYTHON = path([*PREFIX, *range(100, 200)], 1)
 SHELL = path([*PREFIX, *range(300, 330)], 2)
-PASS = path([*PREFIX, *range(100, 140)], 3)
+PASS = path([*PREFIX, *range(100, 180)], 3)
 TRUE = path([*PREFIX], 4)
 
 
@@ -47,7 +47,10 @@ def test_a_longer_job_takes_the_place_of_the_shorter_one():
     assert merged(replace(PASS, used_s=1), replace(PYTHON, used_s=2)).paths == (replace(PYTHON, used_s=2),)
 
 
-def test_a_job_that_is_many_times_as_long_is_another_one():
+def test_a_job_that_is_twice_as_long_is_another_one():
+    """Regression: `/bin/true` was merged into `import numpy`, and fetched what only that needs."""
+    half = path([*PREFIX, *range(100, 140)], 4)
+    assert merged(PYTHON, half).paths == (half, PYTHON)
     assert merged(PYTHON, TRUE).paths == (TRUE, PYTHON)
     assert merged(TRUE, PYTHON).paths == (TRUE, PYTHON)
 
