@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import unquote, urlsplit
@@ -76,6 +77,20 @@ class RemoteConfig(Table, frozen=True, kw_only=True):
         """A remote without credentials that serves this URI; None where its scheme is not this kind's."""
         return None
 
+    def mark(self, base_url: str) -> str:
+        """A mark of where names lead: another one may lead the same name to something else.
+
+        Of all keys that are given, as nobody would keep a list of those that matter; one that a later release brings
+        changes no mark by its default. Of secrets it has their files' names.
+
+        Args: base_url: where the remote leads in the end; some take that from the environment.
+        """
+        keys = msgspec.structs.fields(type(self))
+        given = [(key.name, getattr(self, key.name)) for key in keys if key.name != "name"]
+        defaults = {key.name: _default(key) for key in keys}
+        text = repr([base_url, *sorted((name, str(v)) for name, v in given if v != defaults[name])])
+        return blake2b(text.encode(), digest_size=16).hexdigest()
+
     def secret_files(self) -> list[Path]:
         """The files that its secrets are in."""
         keys = [key for key, parse in PARSERS[type(self)].items() if parse is values.secret_file]
@@ -83,6 +98,12 @@ class RemoteConfig(Table, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r}, kind={self.kind!r}, url={self.shown_url!r})"
+
+
+def _default(key: msgspec.structs.FieldInfo) -> object:
+    if key.default_factory is not msgspec.NODEFAULT:
+        return key.default_factory()
+    return key.default
 
 
 class HttpRemote(RemoteConfig, frozen=True, kw_only=True):

@@ -28,7 +28,7 @@ from lazysif.control.address import make_runtime_directory, socket_path
 from lazysif.control.server import ControlServer
 from lazysif.control.watchdog import Watchdog, iso_time
 from lazysif.core.asked import words_of
-from lazysif.core.names import origin_of
+from lazysif.core.names import join_url, origin_of
 from lazysif.errors import LazysifError
 from lazysif.fetch.contact import Contact, WatchedTransport
 from lazysif.fetch.fetcher import Fetcher, FetchLimits
@@ -247,12 +247,16 @@ class Daemon:
         config = self._config
         if not config.traces.enabled:
             return None
-        beside = {r.name for r in self._all_remotes if config.traces.beside and isinstance(r, HttpRemote)}
+        beside = {r.name: r for r in self._all_remotes if config.traces.beside and isinstance(r, HttpRemote)}
 
         def beside_image(image: Image) -> BesideImage | None:
-            if image.remote not in beside or not image.location.url:
+            remote = beside.get(image.remote)
+            if remote is None:
                 return None
-            return BesideImage(image.location.url, self._transports[image.remote])
+            # an image out of the state directory has no URL yet
+            below = f"{remote.prefix}/{image.path}" if remote.prefix else image.path
+            url = image.location.url or join_url(remote.url, below)
+            return BesideImage(url, self._transports[image.remote])
 
         return Starts(
             nursery,
@@ -327,6 +331,7 @@ class Daemon:
             spool_whole=remote.whole_file == "spool",
             listing=remote.listing == "auto",
             origin=origin_of(source.base_url) if source.base_url else remote.kind,
+            asked_of=remote.mark(source.base_url),
             # a mirror's bytes are not taken from the origin: that one is only asked for the version
             probe_bytes=1 if routes is not None and routes.has_mirrors else self._config.cache.block_size,
             lookup_budget_s=limits.lookup_timeout,

@@ -1,5 +1,8 @@
 """What names mean: asked at the origin once at a time, believed for a while, remembered when the origin is gone.
 
+A while is as long for many daemons as for one: what a predecessor was told holds for the rest of its time. An upgrade
+or a crash on a thousand nodes asks their origin nothing, and a start behind it waits for no round trip.
+
 Resolutions run in the daemon's nursery, so that a kernel request that gives up neither ends one nor hands its
 cancellation to the others who wait for the same name.
 """
@@ -9,15 +12,17 @@ from __future__ import annotations
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
+from lazysif.core.confirmation import Moment, left_of
 from lazysif.core.names import has_image_suffix
 from lazysif.errors import AccessDenied, LazysifError, NoSuchEntry, SourceError
 from lazysif.fetch.remote import FoundDirectory, FoundImage, Remote
 from lazysif.model import DirectoryEntry, EntryKind, Image, InodeNumber, ValidatorKind
-from lazysif.tree.state import StateStore
+from lazysif.tree.clocks import present
+from lazysif.tree.state import Remembered, Said, StateStore
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +37,7 @@ _OLD_LISTING_S = 0.5
 """How long an origin that has been silent for a second keeps `ls` waiting where an older listing is at hand."""
 _ERROR_S = 1.0
 """How long a failed look-up is repeated without asking: a storm of stats costs one request a second."""
+_DOUBT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +86,20 @@ class _Resolution:
 class Names:
     """Args:
     keep: takes the first bytes that came with a probe.
+    present: the clocks by which daemons tell each other when an origin was asked.
     """
 
     def __init__(
-        self, nursery: trio.Nursery, state: StateStore, keep: Callable[[FoundImage], Awaitable[None]]
+        self,
+        nursery: trio.Nursery,
+        state: StateStore,
+        keep: Callable[[FoundImage], Awaitable[None]],
+        present: Callable[[], Moment] = present,
     ) -> None:
         self._nursery = nursery
         self._state = state
         self._keep = keep
+        self._present = present
         self._threads = trio.CapacityLimiter(1)
         self._known: OrderedDict[Key, _Known] = OrderedDict()
         self._underway: dict[Key, _Resolution] = {}
@@ -95,6 +107,8 @@ class Names:
         self._misses: OrderedDict[Key, _Known] = OrderedDict()
         self._listings: OrderedDict[Key, _Listed] = OrderedDict()
         self._misses_of: Counter[Key] = Counter()
+        self._doubted: set[Key] = set()
+        """Whatever the state directory says until it has heard of the doubt."""
 
     async def resolve(self, remote: Remote, path: str) -> Meaning:
         """What `path` below a remote means now, or meant at most `revalidate_s` ago.
@@ -139,11 +153,14 @@ class Names:
     async def _ask(self, remote: Remote, path: str) -> tuple[Meaning | LazysifError, float]:
         """The answer and for how many seconds it holds."""
         policy = remote.policy
-        before = await self._before(remote, path)
+        last = await self._last(remote, path)
+        if last is not None and (left_s := self._left_s(remote, last)) > 0:
+            return Meaning(last.number, last.image), left_s
+        before = last.image if last is not None else None
         try:
             found = await remote.find(path, before)
         except (NoSuchEntry, AccessDenied) as error:
-            if before is not None:
+            if last is not None:
                 await self._forget(remote, path)
             final = error.asks_credentials if isinstance(error, AccessDenied) else error.certain
             if not final and await self._implies_directory(remote, path):
@@ -154,42 +171,49 @@ class Names:
         except LazysifError as error:
             if before is not None and error.temporary:
                 log.warning("%s; the version known before is served", error)
-                return await self._image(before), max(policy.negative_s, _ERROR_S)
+                return await self._image(before, None), max(policy.negative_s, _ERROR_S)
             log.warning("look-up failed: %s", error)
             return error, _ERROR_S
         if isinstance(found, FoundDirectory):
             return await self._directory(remote, path), policy.revalidate_s
-        meaning = await self._image(found.image)
+        meaning = await self._image(found.image, self._said(remote))
         if found.first_bytes:
             await self._keep(found)
         return meaning, policy.revalidate_s
 
-    async def _before(self, remote: Remote, path: str) -> Image | None:
-        """The version that the name meant last, in this daemon's life or before it."""
-        known = self._known.get((remote.name, path))
+    async def _last(self, remote: Remote, path: str) -> Remembered | None:
+        """What the name meant last: in this daemon's life, which is over with that, or before it."""
+        key = (remote.name, path)
+        known = self._known.get(key)
         if known is not None and isinstance(known.answer, Meaning):
-            return known.answer.image
-        image = await trio.to_thread.run_sync(
-            self._state.image_named, remote.name, path, limiter=self._threads
-        )
-        # a whole download without a validator cannot be asked about; it is asked for anew, unless its registry can
-        # tell: each GET may be counted there
-        told = image is not None and ValidatorKind.NONE in (image.validator.kind, image.condition.kind)
-        vouched = image is not None and image.validator.kind is ValidatorKind.DIGEST
-        return image if image is not None and (image.ranges or not told or vouched) else None
+            return Remembered(known.answer.number, known.answer.image, None)
+        last = await trio.to_thread.run_sync(self._state.remembered, remote.name, path, limiter=self._threads)
+        if last is not None and last.image is not None and not _can_be_asked_about(last.image):
+            return replace(last, image=None, confirmed=None)
+        return replace(last, confirmed=None) if last is not None and key in self._doubted else last
+
+    def _left_s(self, remote: Remote, last: Remembered) -> float:
+        """For how long a predecessor's answer still holds."""
+        if last.confirmed is None:
+            return 0.0
+        policy = remote.policy
+        return left_of(last.confirmed, policy.asked_of, self._present(), policy.revalidate_s)
 
     async def _forget(self, remote: Remote, path: str) -> None:
         """The origin has said no: when it is down later, that still holds."""
         await trio.to_thread.run_sync(self._state.forget_name, remote.name, path, limiter=self._threads)
 
+    def _said(self, remote: Remote) -> Said:
+        return self._present(), remote.policy.asked_of
+
     async def _directory(self, remote: Remote, path: str) -> Meaning:
         number = await trio.to_thread.run_sync(
-            self._state.remember_directory, remote.name, path, limiter=self._threads
+            self._state.remember_directory, remote.name, path, self._said(remote), limiter=self._threads
         )
         return Meaning(number, None)
 
-    async def _image(self, image: Image) -> Meaning:
-        number = await trio.to_thread.run_sync(self._state.remember_image, image, limiter=self._threads)
+    async def _image(self, image: Image, said: Said | None) -> Meaning:
+        number = await trio.to_thread.run_sync(self._state.remember_image, image, said, limiter=self._threads)
         return Meaning(number, image)
 
     async def _implies_directory(self, remote: Remote, path: str) -> bool:
@@ -308,19 +332,41 @@ class Names:
         }
 
     def doubt(self, remote: str, path: str) -> None:
-        """Ask again at the next look-up: a reader has met another version."""
-        known = self._known.get((remote, path))
+        """Ask again at the next look-up, by this daemon or the next: a reader has met another version."""
+        key = (remote, path)
+        known = self._known.get(key)
         if known is not None:
             known.until = 0.0
+        if key not in self._doubted:
+            self._doubted.add(key)
+            self._nursery.start_soon(self._write_doubt, key, name=f"doubt of {remote}/{path}")
+
+    async def _write_doubt(self, key: Key) -> None:
+        """The end of the daemon, too, waits for it, though no longer than for the rest."""
+        with trio.move_on_after(_DOUBT_S, shield=True):
+            await trio.to_thread.run_sync(
+                self._state.doubt, *key, abandon_on_cancel=True, limiter=self._threads
+            )
 
     def _believe(self, key: Key, answer: Meaning | LazysifError, valid_s: float) -> None:
         known = _Known(answer, trio.current_time() + valid_s)
+        self._doubted.discard(key)
         if isinstance(answer, Meaning):
             self._misses.pop(key, None)
             _keep_latest(self._known, key, known, _MAX_NAMES)
         else:
             self._known.pop(key, None)
             _keep_latest(self._misses, key, known, _MAX_MISSES)
+
+
+def _can_be_asked_about(image: Image) -> bool:
+    """Whether the next daemon can ask if this version still holds, and go on with it.
+
+    A whole download without a validator cannot be asked about; it is asked for anew, unless its registry can tell:
+    each GET may be counted there.
+    """
+    told = ValidatorKind.NONE not in (image.validator.kind, image.condition.kind)
+    return image.ranges or told or image.validator.kind is ValidatorKind.DIGEST
 
 
 def _keep_latest(table: OrderedDict[Key, _Known], key: Key, known: _Known, most: int) -> None:

@@ -1,4 +1,4 @@
-"""What must outlive the daemon: which inode number stands for what, and which image a name last meant.
+"""What must outlive the daemon: which inode number stands for what, what a name last meant, and when that was said.
 
 A row is on disk before the kernel hears of its number. Losing the file costs one probe for each name; numbers
 derive from what they name (`core.identity`), so that they stay the same even then. SQLite, used from one thread
@@ -11,9 +11,11 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lazysif.core.confirmation import Confirmation, Moment
 from lazysif.core.identity import inode_number
 from lazysif.errors import LocalDirectoryError
 from lazysif.model import Image, ImageId, InodeNumber, Location, Validator, ValidatorKind
@@ -33,6 +35,10 @@ CREATE TABLE IF NOT EXISTS directories (number INTEGER PRIMARY KEY, remote TEXT 
 CREATE TABLE IF NOT EXISTS names (
     remote TEXT NOT NULL, path TEXT NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (remote, path)
 );
+CREATE TABLE IF NOT EXISTS confirmed (
+    remote TEXT NOT NULL, path TEXT NOT NULL, number INTEGER NOT NULL, wall_s REAL NOT NULL, boot_s REAL NOT NULL,
+    boot TEXT NOT NULL, asked_of TEXT NOT NULL, PRIMARY KEY (remote, path)
+);
 """
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 """Not our file (any more), or not our schema; a full or sick disk is no reason to give up what is in it."""
@@ -40,7 +46,25 @@ _IMAGE_COLUMNS = (
     "id, remote, path, origin, size_bytes, validator_kind, validator, ranges, modified_s, guard_kind, guard"
 )
 _ADDED_COLUMNS = ("guard_kind", "guard")
-"""Since the first release of state-v1."""
+"""Since the first release of state-v1. Tables come by themselves, and an older release does not look at them: so
+`confirmed` is one, and not columns of `names`, whose rows that one writes by position."""
+
+
+Said = tuple[Moment, str]
+"""When an origin said something of a name, and what the configuration said of where names lead (`asked_of`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What a name last meant: an image, or a directory where `image` is None.
+
+    Args:
+        confirmed: when the origin said so; None where that is not known, or was doubted since.
+    """
+
+    number: InodeNumber
+    image: Image | None
+    confirmed: Confirmation | None
 
 
 class StateStore:
@@ -87,24 +111,30 @@ class StateStore:
             except FileNotFoundError:
                 pass
 
-    def remember_directory(self, remote: str, path: str) -> InodeNumber:
-        """The inode number of a directory, on disk when this returns."""
+    def remember_directory(self, remote: str, path: str, said: Said | None = None) -> InodeNumber:
+        """The inode number of a directory, on disk when this returns; `said`: its origin says that it is one."""
         identity = f"directory\0{remote}\0{path}"
         try:
             with self._lock, self._db:
                 number = self._number(identity)
                 self._db.execute("INSERT OR IGNORE INTO directories VALUES (?, ?, ?)", (number, remote, path))
+                if said is not None:
+                    self._confirm(remote, path, number, said)
         except sqlite3.Error as error:
             return self._not_remembered(identity, error)
         return number
 
-    def remember_image(self, image: Image) -> InodeNumber:
-        """The inode number of this version under this name, and the name's present meaning, on disk."""
+    def remember_image(self, image: Image, said: Said | None = None) -> InodeNumber:
+        """The inode number of this version under this name, and the name's present meaning, on disk.
+
+        Args: said: by the name's origin, just now; None: it could not be asked, so that nobody is to believe it.
+        """
         identity = f"image\0{image.remote}\0{image.path}\0{image.id}"
         try:
             with self._lock, self._db:
                 number = self._number(identity)
                 self._write_image(number, image)
+                self._confirm(image.remote, image.path, number, said)
         except sqlite3.Error as error:
             return self._not_remembered(identity, error)
         return number
@@ -130,6 +160,25 @@ class StateStore:
         )
         self._db.execute("INSERT OR REPLACE INTO names VALUES (?, ?, ?)", (image.remote, image.path, number))
 
+    def _confirm(self, remote: str, path: str, number: InodeNumber, said: Said | None) -> None:
+        if said is None:
+            self._db.execute("DELETE FROM confirmed WHERE remote = ? AND path = ?", (remote, path))
+            return
+        at, asked_of = said
+        self._db.execute(
+            "INSERT OR REPLACE INTO confirmed (remote, path, number, wall_s, boot_s, boot, asked_of) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (remote, path, number, at.wall_s, at.boot_s, at.boot, asked_of),
+        )
+
+    def doubt(self, remote: str, path: str) -> None:
+        """The next daemon shall ask what the name means, however lately its origin was asked."""
+        try:
+            with self._lock:
+                self._confirm(remote, path, InodeNumber(0), None)
+        except sqlite3.Error as error:
+            log.warning("%s: %s: a restart will not doubt %s", self._path, error, path)
+
     def _not_remembered(self, identity: str, error: sqlite3.Error) -> InodeNumber:
         """The number that it has all the same: the next daemon will not know it, unless it is asked for again."""
         log.warning("%s: %s: a restart will not know all inodes", self._path, error)
@@ -140,6 +189,7 @@ class StateStore:
         try:
             with self._lock:
                 self._db.execute("DELETE FROM names WHERE remote = ? AND path = ?", (remote, path))
+                self._confirm(remote, path, InodeNumber(0), None)
         except sqlite3.Error as error:
             log.warning("%s: %s: %s is not forgotten", self._path, error, path)
 
@@ -158,11 +208,26 @@ class StateStore:
         """The image that an inode number was given out for, by this daemon or one before it."""
         return self._image("WHERE number = ?", (number,))
 
-    def image_named(self, remote: str, path: str) -> Image | None:
-        """The image that a name meant when it was last resolved."""
-        return self._image(
-            "WHERE number = (SELECT number FROM names WHERE remote = ? AND path = ?)", (remote, path)
+    def remembered(self, remote: str, path: str) -> Remembered | None:
+        """What a name meant when it was last resolved."""
+        row = self._row(
+            "SELECT names.number, confirmed.number, wall_s, boot_s, boot, asked_of "
+            "FROM (SELECT ? AS remote, ? AS path) LEFT JOIN names USING (remote, path) "
+            "LEFT JOIN confirmed USING (remote, path)",
+            (remote, path),
         )
+        if row is None or row[:2] == (None, None):
+            return None
+        named, number, *said = row
+        confirmed = _confirmation(number, *said) if number is not None else None
+        if confirmed is not None and self.directory_of(confirmed.number) == (remote, path):
+            return Remembered(confirmed.number, None, confirmed)
+        image = self.image_of(named) if named is not None else None
+        if image is None or (image.remote, image.path) != (remote, path):
+            return None
+        # an older release writes what names mean, and not when that was said
+        same = confirmed is not None and confirmed.number == named
+        return Remembered(named, image, confirmed if same else None)
 
     def verdict_of(self, image_id: ImageId) -> tuple[str, float] | None:
         """What a check of the whole image found, and when (seconds since 1970)."""
@@ -219,6 +284,21 @@ class StateStore:
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+
+def _confirmation(
+    number: object, wall_s: object, boot_s: object, boot: object, asked_of: object
+) -> Confirmation | None:
+    """Of a row's values, which SQLite lets be of any type; None for what nobody wrote on purpose."""
+    if (
+        isinstance(number, int)
+        and isinstance(wall_s, float)
+        and isinstance(boot_s, float)
+        and isinstance(boot, str)
+        and isinstance(asked_of, str)
+    ):
+        return Confirmation(InodeNumber(number), Moment(wall_s, boot_s, boot), asked_of)
+    return None
 
 
 def _add_columns(db: sqlite3.Connection) -> None:

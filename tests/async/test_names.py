@@ -7,6 +7,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from lazysif.core.confirmation import Moment
 from lazysif.errors import AccessDenied, NoSuchEntry, SourceProtocolError, SourceUnavailable
 from lazysif.fetch.flights import FlightTable
 from lazysif.fetch.remote import RemotePolicy
@@ -23,14 +24,27 @@ DOWN = Status(501)  # fails at once, without retries
 POLICY = RemotePolicy(revalidate_s=60.0, negative_s=5.0, probe_bytes=4096, lookup_budget_s=0.01)
 
 
+class Clocks:
+    """Of a node: `boot_s` goes with the mock clock of trio; the wall clock, too, until it is set."""
+
+    def __init__(self):
+        self.began_s = trio.current_time()
+        self.set_by_s = 0.0
+        self.boot = "first"
+
+    def __call__(self):
+        passed_s = trio.current_time() - self.began_s
+        return Moment(1.8e9 + passed_s + self.set_by_s, 1000.0 + passed_s, self.boot)
+
+
 class Bench:
-    def __init__(self, nursery, directory, origin, policy=POLICY):
+    def __init__(self, nursery, directory, origin, policy=POLICY, clocks=None):
         self.origin = origin
         self.kept = []
         self.state = StateStore(directory)
         self.counters = Counters()
         self.remote = make_remote("r", origin, nursery, FlightTable(), self.counters, policy)
-        self.names = Names(nursery, self.state, self._keep)
+        self.names = Names(nursery, self.state, self._keep, clocks or Clocks())
 
     async def _keep(self, found):
         self.kept.append(found.first_bytes)
@@ -43,8 +57,9 @@ class Bench:
 def bench(nursery, tmp_path, mock_clock):
     made = []
 
-    def make(files=None, script=(), policy=POLICY):
-        made.append(Bench(nursery, tmp_path, FakeTransport(files or {"/a.sif": IMAGE}, script), policy))
+    def make(files=None, script=(), policy=POLICY, clocks=None):
+        origin = FakeTransport(files or {"/a.sif": IMAGE}, script)
+        made.append(Bench(nursery, tmp_path, origin, policy, clocks))
         return made[-1]
 
     yield make
@@ -161,6 +176,7 @@ async def test_the_version_known_before_is_served_while_the_origin_is_down(bench
     again = bench()
     again.origin.everything = Status(503)
     assert (await again.resolve()).number == first.number, "also by the next daemon"
+    assert again.origin.requests, "which asks: nobody confirmed it"
 
 
 @pytest.mark.parametrize(("fault", "kind"), [(Status(404), NoSuchEntry), (Status(403), AccessDenied)])
@@ -190,6 +206,154 @@ async def test_an_origin_that_answers_nonsense_does_not_pass_for_one_that_is_dow
     mock_clock.jump(61)
     with pytest.raises(SourceProtocolError):
         await it.resolve()
+
+
+# --- the next daemon ------------------------------------------------------------------------------
+
+
+async def test_the_next_daemon_believes_for_the_rest_of_the_time(bench, mock_clock):
+    """Regression: each upgrade or crash on a thousand nodes asked about each name, and starts waited for it."""
+    clocks = Clocks()
+    first = await bench({"/d": Directory(), "/d/a.sif": IMAGE}, clocks=clocks).resolve("d/a.sif")
+    mock_clock.jump(40)
+    second = bench({"/d/a.sif": File(b"y" * 10_000, '"v2"')}, clocks=clocks)
+    found = await second.resolve("d/a.sif")
+    assert (found.number, found.image.validator) == (first.number, first.image.validator)
+    mock_clock.jump(19)
+    assert await second.resolve("d/a.sif") == found
+    assert second.origin.requests == []
+    mock_clock.jump(2)
+    assert (await second.resolve("d/a.sif")).number != first.number, "60 s in all"
+
+
+async def test_directories_are_believed_too(bench, mock_clock):
+    clocks = Clocks()
+    first = await bench({"/d": Directory()}, clocks=clocks).resolve("d")
+    mock_clock.jump(59)
+    second = bench(clocks=clocks)
+    assert await second.resolve("d") == first
+    assert second.origin.requests == []
+    mock_clock.jump(2)
+    second.origin.files["/d"] = IMAGE
+    assert (await second.resolve("d")).image is not None
+
+
+async def test_a_revalidation_renews_the_time_for_the_next_daemon(bench, mock_clock):
+    clocks = Clocks()
+    it = bench(clocks=clocks)
+    first = await it.resolve()
+    mock_clock.jump(61)
+    await it.resolve()
+    assert it.counters.revalidations == 1
+    mock_clock.jump(59)
+    second = bench(clocks=clocks)
+    assert (await second.resolve()).number == first.number
+    assert second.origin.requests == []
+
+
+@pytest.mark.parametrize("revalidate_s", [0.0, 30.0])
+async def test_what_the_configuration_says_now_counts(bench, mock_clock, revalidate_s):
+    clocks = Clocks()
+    await bench(clocks=clocks).resolve()
+    mock_clock.jump(30)
+    policy = RemotePolicy(revalidate_s=revalidate_s, probe_bytes=4096, lookup_budget_s=0.01)
+    second = bench(policy=policy, clocks=clocks)
+    await second.resolve()
+    assert len(second.origin.requests) == 1
+    if not revalidate_s:
+        await second.resolve()
+        assert len(second.origin.requests) == 2
+
+
+async def test_a_name_that_may_lead_elsewhere_now_is_asked_about(bench):
+    clocks = Clocks()
+    first = await bench(clocks=clocks).resolve()
+    other = RemotePolicy(probe_bytes=4096, lookup_budget_s=0.01, asked_of="another URL")
+    second = bench({"/a.sif": File(b"y" * 10_000, '"v2"')}, policy=other, clocks=clocks)
+    assert (await second.resolve()).number != first.number
+
+
+@pytest.mark.parametrize(
+    ("passed_s", "set_by_s", "boot", "asks"),
+    [
+        pytest.param(10, 0, "first", False, id="no clock was set"),
+        pytest.param(10, -20, "first", True, id="set back: it was confirmed in the future"),
+        pytest.param(50, -20, "first", False, id="set back by less: the time since the boot counts"),
+        pytest.param(70, -20, "first", True, id="set back by less, and the time is over all the same"),
+        pytest.param(10, 3600, "first", True, id="set forward: it is asked too early"),
+        pytest.param(10, 0, "second", False, id="another boot: the wall clock counts"),
+        pytest.param(10, -20, "second", True, id="another boot, set back"),
+        pytest.param(10, 0, "", False, id="a boot that is not known"),
+    ],
+)
+async def test_a_clock_that_was_set_makes_no_belief_longer(bench, mock_clock, passed_s, set_by_s, boot, asks):
+    clocks = Clocks()
+    await bench(clocks=clocks).resolve()
+    mock_clock.jump(passed_s)
+    clocks.set_by_s, clocks.boot = set_by_s, boot
+    second = bench(clocks=clocks)
+    await second.resolve()
+    assert bool(second.origin.requests) == asks
+
+
+async def test_a_doubt_reaches_the_next_daemon(bench):
+    clocks = Clocks()
+    it = bench(clocks=clocks)
+    await it.resolve()
+    it.names.doubt("r", "a.sif")
+    await eventually(lambda: it.state.remembered("r", "a.sif").confirmed is None)
+    second = bench({"/a.sif": File(b"y" * 10_000, '"v2"')}, clocks=clocks)
+    assert (await second.resolve()).image.validator.value == '"v2"'
+
+
+async def test_a_daemon_doubts_what_its_predecessor_believed(bench, monkeypatch):
+    """A handle of the predecessor's meets another version before the name was looked up here."""
+    clocks = Clocks()
+    await bench(clocks=clocks).resolve()
+    second = bench({"/a.sif": File(b"y" * 10_000, '"v2"')}, clocks=clocks)
+    monkeypatch.setattr(second.state, "doubt", lambda *_: None)  # the disk has not heard of it yet
+    second.names.doubt("r", "a.sif")
+    assert (await second.resolve()).image.validator.value == '"v2"'
+
+
+async def test_a_doubt_is_written_even_at_the_end(tmp_path):
+    async with trio.open_nursery() as nursery:
+        it = Bench(nursery, tmp_path, FakeTransport({"/a.sif": IMAGE}))
+        await it.resolve()
+        it.names.doubt("r", "a.sif")
+        nursery.cancel_scope.cancel()
+    assert it.state.remembered("r", "a.sif").confirmed is None
+    it.state.close()
+
+
+@pytest.mark.parametrize("status", [404, 403])
+async def test_what_the_origin_has_refused_is_not_believed_by_the_next_daemon(bench, mock_clock, status):
+    """Not even where that one believes for longer."""
+    clocks = Clocks()
+    it = bench({"/d": Directory()}, clocks=clocks)
+    await it.resolve("d")
+    mock_clock.jump(61)
+    it.origin.files["/d"] = it.origin.everything = Status(status)
+    it.remote.policy = RemotePolicy(probe_bytes=4096, lookup_budget_s=0.01, listing=False)
+    it.names._implies_directory = no_directory
+    with pytest.raises((NoSuchEntry, AccessDenied)):
+        await it.resolve("d")
+    long = RemotePolicy(revalidate_s=3600, probe_bytes=4096, lookup_budget_s=0.01)
+    second = bench({"/d": IMAGE}, policy=long, clocks=clocks)
+    assert (await second.resolve("d")).image is not None
+
+
+async def no_directory(remote, path):
+    return False
+
+
+async def test_a_download_that_nothing_can_be_told_of_is_asked_for_anew(bench):
+    clocks = Clocks()
+    nameless = File(b"x" * 10_000, None, None, ranges=False)
+    await bench({"/a.sif": nameless}, clocks=clocks).resolve()
+    second = bench({"/a.sif": nameless}, clocks=clocks)
+    await second.resolve()
+    assert len(second.origin.requests) == 1
 
 
 # --- directories ---------------------------------------------------------------------------------

@@ -164,7 +164,7 @@ async def test_a_row_of_a_later_version_is_not_understood_and_does_no_harm(tmp_p
     db.close()
     store = StateStore(tmp_path)
     assert store.image_of(number) is None
-    assert store.image_named("", "a.sif") is None
+    assert store.remembered("", "a.sif") is None
     store.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -101,6 +102,31 @@ def test_a_secret_that_is_gone_is_told_and_the_old_one_stays(
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "does not hold one line of text" in done.stderr
     assert (mount.path / "bio/a.sif").read_bytes() == small_image.data
+
+
+def test_a_name_that_was_just_asked_about_leads_elsewhere_as_soon_as_its_remote_does(
+    nginx: Nginx, small_image: BuiltImage, lazysif: MakeMount, tmp_path: Path
+) -> None:
+    """What one daemon was told the next one believes, but not of another URL."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (nginx.root / "a.sif").symlink_to(small_image.path)
+    (other / "a.sif").write_bytes(small_image.data[::-1])
+    config = tmp_path / "lazysif.toml"
+    config.write_text(f'[remote.bio]\nkind = "http"\nurl = "{nginx.url}"\n')
+    mount = lazysif(config=config)
+    assert (mount.path / "bio/a.sif").read_bytes() == small_image.data
+    asked = len(nginx.requests("/a.sif"))
+    mount.run("reload", mount.path)
+    mount.adopt()
+    assert (mount.path / "bio/a.sif").read_bytes() == small_image.data
+    assert len(nginx.requests("/a.sif")) == asked, "nothing has changed"
+    with Nginx(other) as elsewhere:
+        config.write_text(f'[remote.bio]\nkind = "http"\nurl = "{elsewhere.url}"\n')
+        mount.run("reload", mount.path)
+        mount.adopt()
+        time.sleep(1.1)  # what the kernel believes of a name
+        assert (mount.path / "bio/a.sif").read_bytes() == small_image.data[::-1]
 
 
 def test_after_umount_there_is_nothing_to_reload(nginx: Nginx, lazysif: MakeMount) -> None:
