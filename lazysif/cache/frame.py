@@ -26,8 +26,9 @@ MAGIC = b"LZSFRM\0\x01"
 LARGEST_BLOCK = 64 * 2**20
 PLAIN, ZSTD = 0, 1
 ZSTD_LEVEL = 1
-"""Squashfs payload is compressed already; level 1 gives up on 128 KiB of it in 18 µs, so it is always
-tried."""
+_SAMPLED_FROM = 64 << 10
+_SAMPLES, _SAMPLE_BYTES = 4, 4 << 10
+"""Squashfs payload is compressed already: level 1 gives up on 128 KiB of it in 18 µs, and on four samples in 4."""
 DIGEST_BYTES = 32
 
 _FIELDS = struct.Struct("<8sB3sII32s")
@@ -43,7 +44,14 @@ class DamagedFrame(Exception):
 
 
 def encode(digest: Digest, data: Buffer) -> bytes:
-    """Wrap a block's content, compressed where that saves at least a twentieth.
+    """A frame in one piece; see `pieces`."""
+    return b"".join(pieces(digest, data))
+
+
+def pieces(digest: Digest, data: Buffer) -> tuple[bytes, Buffer]:
+    """Wrap a block's content, compressed where that saves at least a twentieth: header and payload.
+
+    They are not joined: to copy 128 KiB costs 10 to 20 µs, and a file takes both in one call.
 
     Raises:
         ValueError: more than `LARGEST_BLOCK` bytes, or a digest that is not 32 bytes long.
@@ -51,10 +59,13 @@ def encode(digest: Digest, data: Buffer) -> bytes:
     plain_bytes = len(data)
     if plain_bytes > LARGEST_BLOCK or len(digest) != DIGEST_BYTES:
         raise ValueError(f"not a block: {plain_bytes} bytes, digest of {len(digest)} bytes")
-    packed = _compressor().compress(data)
-    codec, payload = (ZSTD, packed) if len(packed) <= plain_bytes - plain_bytes // 20 - 1 else (PLAIN, data)
+    codec, payload = PLAIN, data
+    if _may_shrink(data):
+        packed = _compressor().compress(data)
+        if len(packed) < plain_bytes - plain_bytes // 20:
+            codec, payload = ZSTD, packed
     fields = _FIELDS.pack(MAGIC, codec, _PADDING, plain_bytes, len(payload), digest)
-    return b"".join((fields, _CRC.pack(zlib.crc32(fields)), payload))
+    return fields + _CRC.pack(zlib.crc32(fields)), payload
 
 
 def decode(frame: bytes, digest: Digest) -> memoryview:
@@ -71,6 +82,16 @@ def decode(frame: bytes, digest: Digest) -> memoryview:
     if blake3(content).digest() != digest:
         raise DamagedFrame("content has another digest than its key")
     return content
+
+
+def _may_shrink(data: Buffer) -> bool:
+    """Whether it is worth the trial: a long block is tried only where samples of it save a fortieth."""
+    if len(data) < _SAMPLED_FROM:
+        return True
+    step = len(data) // _SAMPLES
+    view = memoryview(data)
+    sample = b"".join(view[start : start + _SAMPLE_BYTES] for start in range(0, _SAMPLES * step, step))
+    return len(_compressor().compress(sample)) < len(sample) - len(sample) // 40
 
 
 def _compressor() -> zstandard.ZstdCompressor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from lazysif.cache.block_table import TableJob, write_job
-from lazysif.cache.frame import HEADER_BYTES, encode
+from lazysif.cache.frame import HEADER_BYTES, pieces
 from lazysif.cache.store import FrameStore
 from lazysif.core.eviction import plan_eviction
 from lazysif.model import Buffer, Digest
@@ -146,8 +146,7 @@ def write_batch(
         store.delete_many(doomed)
     if uses:
         store.touch_many(uses.items())
-    # made one by one as they are written: all of a batch at once would be its size in fresh memory, page by page
-    frames = [(block.digest, partial(encode, block.digest, block.data), block.pinned) for block in batch]
+    frames = [(block.digest, partial(pieces, block.digest, block.data), block.pinned) for block in batch]
     plan = plan_eviction(
         used_bytes=store.used_bytes,
         limit_bytes=limit_bytes,
