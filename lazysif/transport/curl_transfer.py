@@ -164,6 +164,10 @@ class Transfer:
             trio.TooSlowError: nothing came for `stall_s`.
         """
         await self._until(lambda: bool(self._chunks), stall_s)
+        return self.take_now()
+
+    def take_now(self) -> bytes | None:
+        """As `take`, of what has come already; None where nothing has."""
         if not self._chunks:
             return None
         data = self._chunks.popleft()
