@@ -27,6 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from math import inf, nextafter
 from pathlib import Path
 from typing import TypeVar
@@ -129,6 +130,8 @@ class FrameDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         super().__init__(directory, **settings)
         self.written: list[str] = []
         """Files written since the list was last cleared: removed where their transaction fails."""
+        self._prefix = os.urandom(8).hex()
+        self._numbers = count()
 
     def put(self, key: object) -> tuple[object, bool]:
         if type(key) is not bytes:
@@ -149,7 +152,7 @@ class FrameDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
     def write(self, key: bytes, *pieces: Buffer) -> Written:
         """Write a value's file, for a row that is to follow."""
         # The first byte of the key leads the name, so that `_sweep` can go through rows and files in step.
-        filename = f"{key[0] >> 4:x}/{key[0]:02x}{os.urandom(15).hex()}.val"
+        filename = f"{key[0] >> 4:x}/{key[0]:02x}{self._prefix}{next(self._numbers):014x}.val"
         self.written.append(filename)
         return Written(filename, write_file(os.path.join(self._directory, filename), *pieces))
 
@@ -419,11 +422,12 @@ class FrameStore:
                 break
         return result
 
-    def absent(self, digests: Iterable[Digest]) -> list[Digest]:
+    def absent(self, digests: Sequence[Digest]) -> list[Digest]:
         """Those that have no row. Never raises; where the database cannot be asked, none is said to be absent."""
         cache = self._connect(self._cache)
         try:
-            return [digest for digest in digests if digest not in cache] if cache is not None else []
+            there = present(cache._sql, digests, time.time()) if cache is not None else set(digests)
+            return [digest for digest in digests if digest not in there]
         except _REFUSALS as error:
             _close(cache)
             log.debug("the database does not say what it has: %s", error)

@@ -160,6 +160,7 @@ class CurlTransport:
             refuses=is_inward if await self.redirects.guard.looks_closer(url) else None,
             client=self._client_certificate if same_origin(url, self._base_url) else None,
             proxy=self._proxy,
+            bulk=request.bulk,
             followed_by=0 if self.redirects.sends_on(url) else request.followed_by,
         )
         transfer = self._engine.send(order)
