@@ -1,12 +1,22 @@
 """A whole image into the cache by `lazysif warm --wait`, against `curl -o` of the same file, in one run.
 
-    python -m bench.bulk [--rounds 3] [--size 2GiB] [--fresh] [--output bench/results/bulk.json]
+    python -m bench.bulk [--where memory,disk] [--rounds 6] [--size 1GiB] [--fresh] [--output bench/results/bulk.json]
 
-Needs nginx, curl and FUSE. nginx serves a file of random bytes (the payload of squashfs does not shrink either) over
-loopback. Rounds alternate; each has a new cache, and nothing is deleted before the end: ext4 takes up to twenty times
-as long to make a file where many were deleted within the last minutes (it does not give their inodes out again, and
-looks at each). `--fresh` leaves what others have deleted out of it. One more round has a reader of 4 KiB pieces of
-another image that is cached (O_DIRECT, so that each read is the daemon's), first alone, then while all is brought.
+Needs nginx, curl, FUSE and root (for a tmpfs). nginx serves a file of random bytes (the payload of squashfs does not
+shrink either) from memory over loopback. Both sides write the same bytes to the same file system:
+
+- *memory*: a tmpfs, which shows the software's share alone.
+- *disk*: that of the temporary directory, or with `--fresh` an ext4 of its own in a file.
+
+Who comes first after a pause writes into the page cache, and the other pays for the writeback: so all is synced
+before each measurement, the order changes from round to round (ABBA), and what counts is the median of the ratios of
+neighbours, for either order, too. What the disk gives by itself is measured before the rounds and after them. On disk
+nothing is deleted before the end: ext4 takes up to twenty times as long to make a file where many were deleted within
+the last minutes (it does not give their inodes out again, and looks at each); `--fresh` leaves what others have
+deleted out of it.
+
+One more round has a reader of 4 KiB pieces of another image that is cached (O_DIRECT, so that each read is the
+daemon's), first alone, then while all is brought. The results of what was not run this time are kept.
 """
 
 from __future__ import annotations
@@ -17,13 +27,15 @@ import mmap
 import os
 import platform
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +54,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.bulk", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--size", type=parse_size, default=parse_size("2GiB"))
+    parser.add_argument("--where", default="memory,disk")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--size", type=parse_size, default=parse_size("1GiB"))
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "bulk.json")
     parser.add_argument(
         "--fresh",
@@ -55,22 +68,34 @@ def main() -> int:
     if options.read:
         print(json.dumps(latencies(options.read)))
         return 0
-    with tempfile.TemporaryDirectory(prefix="lazysif-bench-") as work:
-        room_bytes = (options.rounds + 1) * 3 * options.size + (2 << 30)
-        with fresh_ext4(Path(work), room_bytes) if options.fresh else nullcontext(Path(work)) as disk:
-            results = measure(disk, options.rounds, options.size)
-        results["fresh_file_system"] = options.fresh
-    options.output.parent.mkdir(exist_ok=True)
-    options.output.write_text(json.dumps(results, indent=2) + "\n")
-    print(table(results))
+    results = json.loads(options.output.read_text()) if options.output.exists() else {}
+    for where in options.where.split(","):
+        results[where] = measure_in(where, options.rounds, options.size, options.fresh)
+        options.output.parent.mkdir(exist_ok=True)
+        options.output.write_text(json.dumps(results, indent=2) + "\n")
+        print(f"{where}: {table(results[where])}")
     return 0
 
 
-def measure(work: Path, rounds: int, size_bytes: int) -> dict[str, Any]:
-    served = work / "served"
-    served.mkdir()
-    write_random(served / "image.sif", size_bytes)
-    write_random(served / "hot.sif", HOT_BYTES)
+def measure_in(where: str, rounds: int, size_bytes: int, fresh: bool) -> dict[str, Any]:
+    """All rounds on one file system."""
+    with tempfile.TemporaryDirectory(prefix="lazysif-bench-") as work, ExitStack() as stack:
+        memory = stack.enter_context(tmpfs(Path(work), 4 * size_bytes + (1 << 30)))
+        served = memory / "served"
+        served.mkdir()
+        write_random(served / "image.sif", size_bytes)
+        write_random(served / "hot.sif", HOT_BYTES)
+        place = memory if where == "memory" else Path(work)
+        if where != "memory" and fresh:
+            room_bytes = 2 * (rounds + 3) * size_bytes + (2 << 30)
+            place = stack.enter_context(fresh_ext4(Path(work), room_bytes))
+        results = measure(served, place, rounds, size_bytes, keep=where != "memory")
+        results["fresh_file_system"] = where == "memory" or fresh
+    return results
+
+
+def measure(served: Path, place: Path, rounds: int, size_bytes: int, *, keep: bool) -> dict[str, Any]:
+    """`keep`: delete nothing before the end."""
     results: dict[str, Any] = {
         "machine": {
             "kernel": platform.release(),
@@ -81,23 +106,84 @@ def measure(work: Path, rounds: int, size_bytes: int) -> dict[str, Any]:
         "image_bytes": size_bytes,
         "rounds": [],
     }
+    given = [file_system_gives(place / "before", served / "image.sif", keep=keep)]
     with Nginx(served) as origin:
         for number in range(rounds):
-            downloaded = download(origin, work / f"downloaded-{number}", size_bytes)
-            with mount_at(work / f"mount-{number}", origin.url) as mount:
-                results["moved_by"] = mount.status()["bulk_by"]
-                origin.clear_log()
-                warmed = warm(mount, size_bytes)
-                warmed["origin_bytes"] = origin.bytes_sent("/image.sif")
-                os.sync()  # the daemon's end waits for the disk, and a mount has 20 s to end
-            results["rounds"].append({"curl": downloaded, "lazysif": warmed})
-        with mount_at(work / "mount-read", origin.url) as mount:
+            sides: list[Callable[[], dict[str, Any]]] = [
+                partial(one_download, origin, place / f"downloaded-{number}", size_bytes, keep=keep),
+                partial(one_warming, origin, place / f"mount-{number}", size_bytes, keep=keep),
+            ]
+            first = "curl" if number % 2 == 0 else "lazysif"
+            taken = [side() for side in (sides if first == "curl" else reversed(sides))]
+            curl, lazy = taken if first == "curl" else reversed(taken)
+            results["rounds"].append({"first": first, "curl": curl, "lazysif": lazy})
+        with mount_at(place / "mount-read", origin.url) as mount:
+            results["moved_by"] = mount.status()["bulk_by"]
             results["reads"] = read_meanwhile(mount, size_bytes)
             os.sync()
-    ratios = [one["lazysif"]["mb_per_s"] / one["curl"]["mb_per_s"] for one in results["rounds"]]
-    results["ratio"] = round(statistics.median(ratios), 3)
-    results["ratios"] = [round(ratio, 3) for ratio in ratios]
+    given.append(file_system_gives(place / "after", served / "image.sif", keep=keep))
+    results["file_system_mb_per_s"] = given
+    ratios = {first: ratios_of(results["rounds"], first) for first in ("curl", "lazysif")}
+    results["ratio"] = round(statistics.median(ratios["curl"] + ratios["lazysif"]), 3)
+    results["ratios_by_first"] = ratios
     return results
+
+
+def ratios_of(rounds: list[dict[str, Any]], first: str) -> list[float]:
+    """Of the rounds in which this side came first."""
+    return [
+        round(one["lazysif"]["mb_per_s"] / one["curl"]["mb_per_s"], 3)
+        for one in rounds
+        if one["first"] == first
+    ]
+
+
+def file_system_gives(path: Path, source: Path, *, keep: bool) -> dict[str, float]:
+    """The rate of plain writes of the image's bytes to one file, until they are in the page cache, and on disk."""
+    os.sync()
+    with source.open("rb") as reading, path.open("wb") as writing:
+        began_s = time.monotonic()
+        shutil.copyfileobj(reading, writing, 1 << 20)
+        cached_s = time.monotonic() - began_s
+        os.fsync(writing.fileno())
+        synced_s = time.monotonic() - began_s
+    size_bytes = path.stat().st_size
+    if not keep:
+        path.unlink()
+    return {
+        "cached": figures(cached_s, size_bytes)["mb_per_s"],
+        "synced": figures(synced_s, size_bytes)["mb_per_s"],
+    }
+
+
+def one_download(origin: Nginx, path: Path, size_bytes: int, *, keep: bool) -> dict[str, float]:
+    taken = download(origin, path, size_bytes)
+    if not keep:
+        path.unlink()
+    return taken
+
+
+def one_warming(origin: Nginx, root: Path, size_bytes: int, *, keep: bool) -> dict[str, float]:
+    with mount_at(root, origin.url) as mount:
+        origin.clear_log()
+        taken = warm(mount, size_bytes)
+        taken["origin_bytes"] = origin.bytes_sent("/image.sif")
+        os.sync()  # the daemon's end waits for the disk, and a mount has 20 s to end
+    if not keep:
+        shutil.rmtree(root)
+    return taken
+
+
+@contextmanager
+def tmpfs(work: Path, size_bytes: int) -> Iterator[Path]:
+    """A file system in memory of its own."""
+    place = work / "memory"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
 
 
 @contextmanager
@@ -237,8 +323,11 @@ def table(results: dict[str, Any]) -> str:
         curl, lazy = one["curl"], one["lazysif"]
         lines.append(
             f"curl -o {curl['mb_per_s']:7.1f} MB/s   lazysif warm {lazy['mb_per_s']:7.1f} MB/s   "
-            f"ratio {lazy['mb_per_s'] / curl['mb_per_s']:.2f}   daemon {lazy['daemon_cpu_s']:.2f} s of processor"
+            f"ratio {lazy['mb_per_s'] / curl['mb_per_s']:.2f}   {one['first']} first   "
+            f"daemon {lazy['daemon_cpu_s']:.2f} s of processor"
         )
+    for words, given in zip(("before", "after"), results["file_system_mb_per_s"], strict=True):
+        lines.append(f"plain writes {words}: {given['cached']:.0f} MB/s, synced {given['synced']:.0f} MB/s")
     reads = results["reads"]
     for words, name in (("alone", "alone"), ("during warm", "during_warm")):
         read = reads[name]
@@ -247,7 +336,11 @@ def table(results: dict[str, Any]) -> str:
             f"longest {read['longest_ms']:.1f} ms"
         )
     goals = ", ".join(f"{name} {value}" for name, value in GOALS.items())
-    lines.append(f"ratio {results['ratio']:.2f} (median); goals: {goals}")
+    by_first = results["ratios_by_first"]
+    medians = ", ".join(
+        f"{statistics.median(ratios):.2f} with {first} first" for first, ratios in by_first.items() if ratios
+    )
+    lines.append(f"ratio {results['ratio']:.2f} (median; {medians}); goals: {goals}")
     return "\n".join(lines)
 
 

@@ -168,6 +168,7 @@ class Request:
             means.
         again: the same request is under way and late: this one goes another way, where there is one.
         once: it is counted (`Location.once`): not to be sent again to see whether the origin is back.
+        bulk: nobody waits for it: its bytes may come in large pieces, a moment late.
         followed_by: so many requests follow its answer at once, to the same place: their connections may be made
             beside it.
     """
@@ -182,6 +183,7 @@ class Request:
     image: Image | None = None
     again: bool = False
     once: bool = False
+    bulk: bool = False
     followed_by: int = 0
 
 

@@ -280,8 +280,8 @@ class BlockCache:
         With a full queue or a sick disk it stays in memory only, and is counted as a dropped write. One that is
         `unread` (nobody waits for it) drives nothing out of memory.
         """
-        data = _compact(data)
         if not unread:
+            data = _compact(data)
             self._memory.put(digest, data)
         if self._closing or not self._health.may_write or not self._queue.put(digest, data, pinned):
             self._counters.cache_dropped_writes += 1

@@ -16,6 +16,7 @@ from __future__ import annotations
 import struct
 import threading
 import zlib
+from collections.abc import Iterable
 
 import zstandard
 from blake3 import blake3
@@ -26,8 +27,8 @@ MAGIC = b"LZSFRM\0\x01"
 LARGEST_BLOCK = 64 * 2**20
 PLAIN, ZSTD = 0, 1
 ZSTD_LEVEL = 1
-"""Squashfs payload is compressed already; level 1 gives up on 128 KiB of it in 18 µs, so it is always
-tried."""
+"""Level 1 gives up on 128 KiB of what is compressed already (squashfs payload) in 32 µs."""
+_SAMPLES, _SAMPLE_BYTES = 4, 512
 DIGEST_BYTES = 32
 
 _FIELDS = struct.Struct("<8sB3sII32s")
@@ -43,7 +44,14 @@ class DamagedFrame(Exception):
 
 
 def encode(digest: Digest, data: Buffer) -> bytes:
-    """Wrap a block's content, compressed where that saves at least a twentieth.
+    """A frame in one piece; see `pieces`."""
+    return b"".join(pieces(digest, data))
+
+
+def pieces(digest: Digest, data: Buffer, *, packed: bool = True) -> tuple[bytes, Buffer]:
+    """Wrap a block's content, compressed where that is tried and saves at least a twentieth: header and payload.
+
+    They are not joined: to copy 128 KiB costs 10 to 20 µs, and a file takes both in one call.
 
     Raises:
         ValueError: more than `LARGEST_BLOCK` bytes, or a digest that is not 32 bytes long.
@@ -51,10 +59,26 @@ def encode(digest: Digest, data: Buffer) -> bytes:
     plain_bytes = len(data)
     if plain_bytes > LARGEST_BLOCK or len(digest) != DIGEST_BYTES:
         raise ValueError(f"not a block: {plain_bytes} bytes, digest of {len(digest)} bytes")
-    packed = _compressor().compress(data)
-    codec, payload = (ZSTD, packed) if len(packed) <= plain_bytes - plain_bytes // 20 - 1 else (PLAIN, data)
+    codec, payload = PLAIN, data
+    if packed:
+        shrunk = _compressor().compress(data)
+        if len(shrunk) < plain_bytes - plain_bytes // 20:
+            codec, payload = ZSTD, shrunk
     fields = _FIELDS.pack(MAGIC, codec, _PADDING, plain_bytes, len(payload), digest)
-    return b"".join((fields, _CRC.pack(zlib.crc32(fields)), payload))
+    return fields + _CRC.pack(zlib.crc32(fields)), payload
+
+
+def worth_packing(blocks: Iterable[Buffer]) -> bool:
+    """Whether some of these blocks may shrink: samples of them do, together, by a fortieth.
+
+    Eight blocks at a time take 2 µs a block: neighbours are of a kind, and what is missed costs room, nothing else.
+    """
+    samples: list[Buffer] = []
+    for data in blocks:
+        step = max(len(data) // _SAMPLES, 1)
+        samples += (data[start : start + _SAMPLE_BYTES] for start in range(0, len(data), step))
+    sample = b"".join(samples)
+    return len(_compressor().compress(sample)) < len(sample) - len(sample) // 40
 
 
 def decode(frame: bytes, digest: Digest) -> memoryview:

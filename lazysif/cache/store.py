@@ -25,10 +25,9 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import count
 from math import inf, nextafter
 from pathlib import Path
 from typing import TypeVar
@@ -38,13 +37,15 @@ from diskcache.core import MODE_BINARY, UNKNOWN
 
 from lazysif.cache.directory import DirectoryLock, prepare_directory
 from lazysif.cache.frame import DamagedFrame, decode
-from lazysif.cache.hands import Hands
+from lazysif.cache.rows import Row, insert, present
 from lazysif.cache.trouble import StoreTrouble, judge, judge_os
 from lazysif.cache.value_file import read_file, remove_slowly, write_file
 from lazysif.core.disk_health import Trouble
 from lazysif.model import Buffer, Digest
 
 T = TypeVar("T")
+Frame = bytes | Callable[[], Sequence[Buffer]]
+"""A frame, or what makes its pieces when it is written: those of a whole batch would be its size in fresh memory."""
 log = logging.getLogger(__name__)
 
 FRAMES = "frames-v1"
@@ -72,8 +73,6 @@ _SETTINGS = {
     "sqlite_mmap_size": 0,
     "sqlite_synchronous": 1,
 }
-_MANY = 8
-"""From so many new frames on their files are written ahead of their rows, by another thread."""
 _BUSY_S = 5.0
 """How long SQLite waits for a lock. Nobody else holds one, unless somebody looks into the database by
 hand."""
@@ -118,6 +117,11 @@ class Written:
     filename: str
     size_bytes: int
 
+    @property
+    def stored_bytes(self) -> int:
+        """What it occupies on disk."""
+        return -(-self.size_bytes // _PAGE) * _PAGE
+
 
 class FrameDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
     """Bytes in, bytes out, one file each; everything else is refused."""
@@ -126,6 +130,8 @@ class FrameDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         super().__init__(directory, **settings)
         self.written: list[str] = []
         """Files written since the list was last cleared: removed where their transaction fails."""
+        self._prefix = os.urandom(8).hex()
+        self._numbers = count()
 
     def put(self, key: object) -> tuple[object, bool]:
         if type(key) is not bytes:
@@ -138,27 +144,17 @@ class FrameDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         return key
 
     def store(self, value: object, read: bool, key: object = UNKNOWN) -> tuple[int, int, str, None]:
-        if type(key) is not bytes or read:
-            raise TypeError("keys of the block store are bytes")
-        if type(value) is bytes:
-            value = self.write_ahead(key, partial(bytes, value))()
-        if type(value) is not Written:
-            raise TypeError("values of the block store are bytes")
-        return -(-value.size_bytes // _PAGE) * _PAGE, MODE_BINARY, value.filename, None
+        if type(key) is not bytes or read or type(value) is not bytes:
+            raise TypeError("keys and values of the block store are bytes")
+        written = self.write(key, value)
+        return written.stored_bytes, MODE_BINARY, written.filename, None
 
-    def write_ahead(self, key: bytes, made: Callable[[], bytes]) -> Callable[[], Written]:
-        """What makes and writes a value's file, in whatever thread; `store` takes what it returns."""
+    def write(self, key: bytes, *pieces: Buffer) -> Written:
+        """Write a value's file, for a row that is to follow."""
         # The first byte of the key leads the name, so that `_sweep` can go through rows and files in step.
-        filename = f"{key[0] >> 4:x}/{key[0]:02x}{os.urandom(15).hex()}.val"
-        path = os.path.join(self._directory, filename)
+        filename = f"{key[0] >> 4:x}/{key[0]:02x}{self._prefix}{next(self._numbers):014x}.val"
         self.written.append(filename)
-
-        def write() -> Written:
-            content = made()
-            write_file(path, content)
-            return Written(filename, len(content))
-
-        return write
+        return Written(filename, write_file(os.path.join(self._directory, filename), *pieces))
 
     def fetch(self, mode: object, filename: object, value: object, read: bool) -> bytes:
         if mode != MODE_BINARY or type(filename) is not str or not VALUE_FILE.fullmatch(filename):
@@ -213,7 +209,6 @@ class FrameStore:
         self._database: os.stat_result | None = None
         self._mine = threading.local()
         self._chores: Iterator[None] = iter(())
-        self._hands: Hands[Written] = Hands("cache-file")
 
     # --- the writer thread ------------------------------------------------------------------------
 
@@ -226,8 +221,8 @@ class FrameStore:
         """
         self._write(lambda _: None)
 
-    def write_many(self, frames: Iterable[tuple[Digest, bytes | Callable[[], bytes], bool]]) -> int:
-        """Store (digest, frame or what makes it, pinned) in one transaction: all or none; returns how many were new.
+    def write_many(self, frames: Iterable[tuple[Digest, Frame, bool]]) -> int:
+        """Store (digest, frame, pinned) in one transaction: all or none; returns how many were new.
 
         Raises: StoreTrouble.
         """
@@ -407,7 +402,6 @@ class FrameStore:
     def close(self) -> None:
         """Close the database in the writer thread and give up the lock."""
         self.close_thread()
-        self._hands.close()
         self._cache = None
         self._lock.release()
 
@@ -428,11 +422,12 @@ class FrameStore:
                 break
         return result
 
-    def absent(self, digests: Iterable[Digest]) -> list[Digest]:
+    def absent(self, digests: Sequence[Digest]) -> list[Digest]:
         """Those that have no row. Never raises; where the database cannot be asked, none is said to be absent."""
         cache = self._connect(self._cache)
         try:
-            return [digest for digest in digests if digest not in cache] if cache is not None else []
+            there = present(cache._sql, digests, time.time()) if cache is not None else set(digests)
+            return [digest for digest in digests if digest not in there]
         except _REFUSALS as error:
             _close(cache)
             log.debug("the database does not say what it has: %s", error)
@@ -528,34 +523,25 @@ class FrameStore:
         files = (self.frames / name for name in ("cache.db", "cache.db-wal"))
         self.used_bytes = size + sum(path.stat().st_size for path in files if path.exists())
 
-    def _insert(
-        self, cache: diskcache.Cache, batch: list[tuple[Digest, bytes | Callable[[], bytes], bool]]
-    ) -> int:
+    def _insert(self, cache: diskcache.Cache, batch: list[tuple[Digest, Frame, bool]]) -> int:
         disk: FrameDisk = cache.disk
         disk.written.clear()
+        rows: dict[Digest, Row] = {}
         try:
             with cache.transact():
-                fresh = {}
+                there = present(cache._sql, [digest for digest, _, _ in batch], time.time())
                 for digest, frame, pinned in batch:
-                    if digest not in cache and digest not in fresh:
-                        made = frame if callable(frame) else partial(bytes, frame)
-                        fresh[digest] = disk.write_ahead(digest, made), pinned
+                    if digest not in there and digest not in rows:
+                        made = frame() if callable(frame) else (frame,)
+                        written = disk.write(digest, *made)
+                        rows[digest] = Row(digest, written.filename, written.stored_bytes, _lifetime(pinned))
                     elif pinned:
                         cache.touch(digest, expire=_lifetime(pinned))
-                with closing(self._write_files([write for write, _ in fresh.values()])) as files:
-                    for (digest, (_, pinned)), file in zip(fresh.items(), files, strict=True):
-                        cache.set(digest, file, expire=_lifetime(pinned))
+                insert(cache._sql, list(rows.values()), MODE_BINARY, time.time())
         except BaseException:
             disk.forget_written()
             raise
-        return len(fresh)
-
-    def _write_files(self, writes: list[Callable[[], Written]]) -> Generator[Written, None, None]:
-        """Each file when it is there; many are written ahead by another thread."""
-        if len(writes) < _MANY:
-            yield from (write() for write in writes)
-            return
-        yield from self._hands.each(writes)
+        return len(rows)
 
     def _cause(self, error: Exception) -> Exception:
         """What is behind diskcache's `Timeout`, which hides why a transaction could not begin."""

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lazysif.cache.frame import LARGEST_FRAME, DamagedFrame
+from lazysif.model import Buffer
 
 _REMOVED_AT_ONCE = 2000
 """Files of a directory set aside that one chore removes: about 40 ms."""
 
 
-def write_file(path: str, content: bytes) -> None:
-    """Write a new file of ours with as few system calls as there can be; a partial one is removed."""
+def write_file(path: str, *pieces: Buffer) -> int:
+    """Write a new file of ours with as few system calls as there can be; a partial one is removed.
+
+    Returns its size.
+    """
+    size_bytes = sum(map(len, pieces))
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(fd, view) :]
+        written = os.writev(fd, pieces)
+        if written < size_bytes:
+            _write_rest(fd, pieces, written)
     except BaseException:
         os.unlink(path)
         raise
     finally:
         os.close(fd)
+    return size_bytes
+
+
+def _write_rest(fd: int, pieces: Sequence[Buffer], written: int) -> None:
+    """What is left behind the first `written` bytes: a disk that fills takes a part, and then says so."""
+    rest = memoryview(b"".join(pieces))[written:]
+    while rest:
+        rest = rest[os.write(fd, rest) :]
 
 
 def read_file(path: str) -> bytes:

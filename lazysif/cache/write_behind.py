@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from lazysif.cache.block_table import TableJob, write_job
-from lazysif.cache.frame import HEADER_BYTES, encode
+from lazysif.cache.frame import HEADER_BYTES, pieces, worth_packing
 from lazysif.cache.store import FrameStore
 from lazysif.core.eviction import plan_eviction
 from lazysif.model import Buffer, Digest
@@ -18,6 +18,7 @@ from lazysif.model import Buffer, Digest
 _ROW_BYTES = 512
 """What a frame costs in the database and its indices, rounded up generously (measured: 230)."""
 _PAGE = 4096
+_SAMPLED_TOGETHER = 8
 
 
 @dataclass(slots=True)
@@ -146,8 +147,11 @@ def write_batch(
         store.delete_many(doomed)
     if uses:
         store.touch_many(uses.items())
-    # made one by one as they are written: all of a batch at once would be its size in fresh memory, page by page
-    frames = [(block.digest, partial(encode, block.digest, block.data), block.pinned) for block in batch]
+    frames = []
+    for start in range(0, len(batch), _SAMPLED_TOGETHER):
+        group = batch[start : start + _SAMPLED_TOGETHER]
+        packed = worth_packing(block.data for block in group)
+        frames += [(b.digest, partial(pieces, b.digest, b.data, packed=packed), b.pinned) for b in group]
     plan = plan_eviction(
         used_bytes=store.used_bytes,
         limit_bytes=limit_bytes,

@@ -49,9 +49,12 @@ class GridMap:
         return -(-self.size_bytes // self.block_size)
 
     def start(self, index: int) -> int:
-        if not 0 <= index <= self.count:
+        start = index * self.block_size
+        if 0 <= start < self.size_bytes:
+            return start
+        if index != self.count:
             raise IndexError(index)
-        return min(index * self.block_size, self.size_bytes)
+        return self.size_bytes
 
     def index_at(self, offset: int) -> int:
         if not 0 <= offset < self.size_bytes:

@@ -37,7 +37,7 @@ from lazysif.fetch.begun import Begun
 from lazysif.fetch.contact import Contact
 from lazysif.fetch.flights import Flight, FlightTable
 from lazysif.fetch.hedge import Hedge
-from lazysif.fetch.lanes import Lanes, Ticket
+from lazysif.fetch.lanes import Lane, Lanes, Ticket
 from lazysif.fetch.locations import Locations
 from lazysif.model import Answer, Buffer, Image, Location, Request, Transport, Validator, ValidatorKind
 from lazysif.telemetry import Counters
@@ -275,6 +275,7 @@ class Fetcher:
             total_s=max(total_s, 0.1),
             image=image,
             once=location.once,
+            bulk=extent.ticket.lane is Lane.BULK,
         )
         self._counters.fetch_requests += 1
         async with self._answer(request, image, in_haste=extent.ticket.demand) as answer:
@@ -316,7 +317,7 @@ class Fetcher:
         Some origins put a right Content-Range before the file's first byte: only the length gives them away.
         """
         cutter = _Cutter(extent.block_map, blocks)
-        held: list[tuple[int, bytes]] = []
+        held: list[tuple[int, Buffer]] = []
         landed_bytes = 0
         async for chunk in chunks:
             self._counters.fetched_bytes += len(chunk)
@@ -333,7 +334,7 @@ class Fetcher:
             raise SourceUnavailable("the origin's answer ended early")
         self._land_all(extent, held)
 
-    def _land_all(self, extent: Extent, blocks: list[tuple[int, bytes]]) -> None:
+    def _land_all(self, extent: Extent, blocks: list[tuple[int, Buffer]]) -> None:
         for index, data in blocks:
             self._land(extent, index, data)
         blocks.clear()
@@ -370,9 +371,9 @@ class _Cutter:
         if self._index is not None:
             self._lacking = length(self._block_map, self._index)
 
-    def feed(self, chunk: bytes) -> list[tuple[int, bytes]]:
+    def feed(self, chunk: bytes) -> list[tuple[int, Buffer]]:
         """The blocks that this chunk completes. Raises SourceProtocolError for bytes after the last block."""
-        done = []
+        done: list[tuple[int, Buffer]] = []
         rest = memoryview(chunk)
         while len(rest):
             if self._index is None:
@@ -381,8 +382,8 @@ class _Cutter:
             self._pieces.append(piece)
             self._lacking -= len(piece)
             if not self._lacking:
-                # a chunk that is just the block need not be copied
-                whole = len(piece) == len(chunk) and len(self._pieces) == 1
-                done.append((self._index, chunk if whole else b"".join(self._pieces)))
+                # a block that lies in one chunk is not copied here
+                one = chunk if len(piece) == len(chunk) else piece
+                done.append((self._index, one if len(self._pieces) == 1 else b"".join(self._pieces)))
                 self._next_block()
         return done

@@ -30,8 +30,9 @@ class Flight:
         self._error: LazysifError | None = None
 
     async def wait(self) -> Buffer:
-        """The block's bytes. Raises what ended the flight."""
-        await self._done.wait()
+        """The block's bytes; no checkpoint where it has landed. Raises what ended the flight."""
+        if not self._done.is_set():
+            await self._done.wait()
         if self._data is None:
             assert self._error is not None
             # one error may be raised by many readers: each begins a traceback of its own
@@ -56,8 +57,11 @@ class FlightTable:
 
     def get(self, image_id: ImageId, index: int) -> Flight | None:
         key = (image_id, index)
-        until, failed = self._failed.get(key, (0.0, None))
-        return self._flights.get(key) or (failed if until > trio.current_time() else None)
+        flight = self._flights.get(key)
+        if flight is None and key in self._failed:
+            until, failed = self._failed[key]
+            return failed if until > trio.current_time() else None
+        return flight
 
     def add(self, image_id: ImageId, flight: Flight) -> None:
         key = (image_id, flight.index)

@@ -164,7 +164,8 @@ class Fill:
         return plan_extents(self.opened.block_map, blocks, lambda index: True, max_bytes=most_bytes)
 
     async def _landed(self, flights: list[Flight]) -> None:
-        for flight in flights:
+        """Wait for the last first: whoever waits for each in its turn is woken for each, 30 µs a block."""
+        for flight in reversed(flights):
             await flight.wait()
 
     def _note(self, size_bytes: int) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import pycurl
 import trio
 
+from lazysif.transport.curl_bulk import BulkTransfer
 from lazysif.transport.curl_transfer import CurlFailure, Order, Transfer, failure_of
 from lazysif.transport.spare_sockets import SpareSockets
 
@@ -40,6 +41,7 @@ class CurlEngine:
     def __init__(self) -> None:
         self._calls: deque[Callable[[], None]] = deque()
         self._transfers: dict[pycurl.Curl, Transfer] = {}
+        self._bulk: list[BulkTransfer] = []
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="curl", daemon=True)
@@ -61,7 +63,7 @@ class CurlEngine:
     def send(self, order: Order) -> Transfer:
         """Begin a GET. Never waits, never raises what the network does."""
         assert self._token is not None, "not started"
-        transfer = Transfer(self, order, self._token)
+        transfer = (BulkTransfer if order.bulk else Transfer)(self, order, self._token)
         if self._closing:
             transfer.end(CurlFailure("the daemon is shutting down"))
         else:
@@ -108,7 +110,8 @@ class CurlEngine:
 
     def _turn(self) -> None:
         """Wait for sockets, the timer or a call, and do what is to be done."""
-        dues = [due for due in (self._due, self.spare.expire()) if due is not None]
+        gathered = [transfer.due for transfer in self._bulk]
+        dues = [due for due in (self._due, self.spare.expire(), *gathered) if due is not None]
         wait_s = max(0.0, min(dues) - time.monotonic()) if dues else -1.0
         for fd, mask in self._epoll.poll(wait_s):
             if fd == self._wake:
@@ -120,12 +123,16 @@ class CurlEngine:
         if self._due is not None and time.monotonic() >= self._due:
             self._due = None
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+        for transfer in self._bulk:
+            transfer.gather()
         self._reap()
 
     def _add(self, transfer: Transfer) -> None:
         try:
             handle = transfer.begin()
             self._transfers[handle] = transfer
+            if isinstance(transfer, BulkTransfer):
+                self._bulk.append(transfer)
             self._multi.add_handle(handle)
         except (pycurl.error, ValueError, UnicodeError) as error:
             self._remove(transfer, failure_of(error))
@@ -140,6 +147,8 @@ class CurlEngine:
                 self._multi.remove_handle(handle)
             except pycurl.error as error:
                 log.debug("a handle was gone already: %s", error)
+        if isinstance(transfer, BulkTransfer) and transfer in self._bulk:
+            self._bulk.remove(transfer)
         transfer.end(failure)
 
     def _reap(self) -> None:
@@ -159,6 +168,7 @@ class CurlEngine:
 
     def _begin_anew(self) -> None:
         transfers, self._transfers = list(self._transfers.values()), {}
+        self._bulk.clear()
         for transfer in transfers:
             transfer.end(CurlFailure("internal error, see the log"))
         self._epoll.close()

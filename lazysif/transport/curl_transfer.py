@@ -22,9 +22,6 @@ from lazysif.transport.authorities import Authorities, ClientCertificate
 from lazysif.transport.proxy import Proxy
 from lazysif.transport.spare_sockets import SpareSockets, fresh, keep_from_children
 
-_MOST_WAITING = 1 << 20
-"""Bytes of one transfer that its reader has not taken: then libcurl stops reading, and TCP the origin."""
-_RESUME_BELOW = _MOST_WAITING // 2
 _CHUNK_BYTES = 128 << 10
 """What a reader is given at a time, as a block of the usual size: libcurl brings 16 KiB at a time, and each turn of
 the event loop costs more than to copy that."""
@@ -86,6 +83,7 @@ class Order:
         client: what the server may know this node by.
         proxy: on the way to the host.
         refuses: whether an address must not be connected to, None where any may.
+        bulk: see `model.Request`.
         followed_by: further connections that are to be made to the same place once it is known.
     """
 
@@ -97,6 +95,7 @@ class Order:
     refuses: Callable[[str], bool] | None = None
     client: ClientCertificate | None = None
     proxy: Proxy | None = None
+    bulk: bool = False
     followed_by: int = 0
 
 
@@ -116,6 +115,9 @@ class Transfer:
 
     `aclose` must be called, whatever happened; it never raises.
     """
+
+    most_waiting = 1 << 20
+    """Bytes that the reader has not taken: then libcurl stops reading, and TCP the origin, until half are left."""
 
     def __init__(self, engine: Engine, order: Order, token: trio.lowlevel.TrioToken) -> None:
         self.order = order
@@ -164,11 +166,15 @@ class Transfer:
             trio.TooSlowError: nothing came for `stall_s`.
         """
         await self._until(lambda: bool(self._chunks), stall_s)
+        return self.take_now()
+
+    def take_now(self) -> bytes | None:
+        """As `take`, of what has come already; None where nothing has."""
         if not self._chunks:
             return None
         data = self._chunks.popleft()
         self._taken += len(data)
-        if self._paused and self._waiting < _RESUME_BELOW:
+        if self._paused and self._waiting < self.most_waiting // 2:
             self._engine.call(self._resume)
         return data
 
@@ -297,9 +303,9 @@ class Transfer:
         self.heard_at = time.monotonic()
         if self._left:
             return 0
-        if self._waiting >= _MOST_WAITING:
+        if self._waiting >= self.most_waiting:
             self._paused = True
-            if self._waiting >= _MOST_WAITING:
+            if self._waiting >= self.most_waiting:
                 return int(pycurl.WRITEFUNC_PAUSE)
             self._paused = False
         self._received += len(data)

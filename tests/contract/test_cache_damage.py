@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazysif.cache.block_table import RECORD_BYTES, BlockTables
-from lazysif.cache.frame import HEADER_BYTES, DamagedFrame, decode, encode
+from lazysif.cache.frame import HEADER_BYTES, DamagedFrame, decode, encode, pieces, worth_packing
 from lazysif.cache.store import FrameStore
 from lazysif.cache.trouble import StoreTrouble
 from lazysif.core.disk_health import DiskState, Trouble
@@ -97,6 +97,17 @@ def test_a_frame_of_another_block_is_damage():
 def test_compression_that_saves_little_is_not_kept():
     data = block(1, 99_000) + bytes(1_000)
     assert len(encode(digest_of(data), data)) == HEADER_BYTES + len(data)
+
+
+def test_blocks_are_worth_packing_where_some_of_them_shrink():
+    packed, text = [block(seed, 128 << 10) for seed in range(8)], b"squashfs without compression " * 4_000
+    assert not worth_packing(packed)
+    assert worth_packing([*packed[:7], text])
+    assert worth_packing([text[:100]])
+    assert not worth_packing([b"", packed[0]])
+    header, payload = pieces(digest_of(text), text, packed=False)
+    assert payload is text
+    assert bytes(decode(header + payload, digest_of(text))) == text
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_unpacked():

@@ -55,6 +55,28 @@ def test_compressible_content_takes_less_room(store):
     assert file.stat().st_size < len(data) // 20
 
 
+@pytest.mark.parametrize("count", [1, 7, 64, 64 + 8 + 3])
+def test_many_frames_at_once_are_in_the_order_in_which_they_came(store, count):
+    digests = keep(store, *range(count), size=1_000)
+    assert left(store, digests) == [True] * count
+    keep(store, *range(count + 1), size=1_000)
+    assert len(value_files(store.directory)) == count + 1, "what is there is not written again"
+    store.evict(4096)
+    assert left(store, digests) == [False] + [True] * (count - 1)
+
+
+def test_a_frame_whose_row_has_expired_is_written_anew(store):
+    (digest,) = keep(store, 1)
+    change_rows(store.directory, "UPDATE Cache SET expire_time = 1")
+    assert left(store, [digest]) == [False]
+    assert store.absent([digest]) == [digest]
+    keep(store, 1)
+    assert left(store, [digest]) == [True]
+    with closing(sqlite3.connect(store.frames / "cache.db")) as database:
+        query = "SELECT value, (SELECT SUM(size) FROM Cache) FROM Settings WHERE key = 'size'"
+        assert database.execute(query).fetchall() == [(20_480, 20_480)]
+
+
 def test_survives_reopening_and_knows_what_it_holds(store):
     digests = keep(store, *range(50))
     used = store.used_bytes

@@ -10,9 +10,10 @@ import socket
 import ssl
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
@@ -20,7 +21,7 @@ import trio
 import trustme
 
 from lazysif.errors import LazysifError, SourceProtocolError, SourceTimeout, SourceUnavailable
-from lazysif.model import AnswerHead, ByteRange, Request, Transport
+from lazysif.model import Answer, AnswerHead, ByteRange, Request, Transport
 from lazysif.transport.authorities import ClientCertificate
 from lazysif.transport.credentials import BearerAuth, Keyring, OriginKeyring
 from lazysif.transport.curl_engine import CurlEngine
@@ -46,7 +47,20 @@ async def engine() -> AsyncIterator[CurlEngine]:
     assert not engine.alive
 
 
-@pytest.fixture(params=["httpx", "curl"])
+class InBulk:
+    """Every request as one that nobody waits for."""
+
+    def __init__(self, transport: CurlTransport) -> None:
+        self._transport = transport
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._transport, name)
+
+    def send(self, request: Request) -> AbstractAsyncContextManager[Answer]:
+        return self._transport.send(replace(request, bulk=True))
+
+
+@pytest.fixture(params=["httpx", "curl", "curl in bulk"])
 async def make(request: pytest.FixtureRequest, engine: CurlEngine) -> AsyncGenerator[Make, None]:
     made: list[Transport] = []
 
@@ -55,8 +69,9 @@ async def make(request: pytest.FixtureRequest, engine: CurlEngine) -> AsyncGener
         made.append(plain)
         if request.param == "httpx":
             return plain
-        made.append(CurlTransport(base_url, engine, token_client=plain, **settings))  # type: ignore[arg-type]
-        return made[-1]
+        by_curl = CurlTransport(base_url, engine, token_client=plain, **settings)  # type: ignore[arg-type]
+        made.append(by_curl)
+        return cast("Transport", InBulk(by_curl)) if request.param == "curl in bulk" else by_curl
 
     yield make
     for transport in made:
