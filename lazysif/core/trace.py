@@ -152,7 +152,7 @@ def covers(longer: TracePath, shorter: TracePath) -> bool:
     """Whether nearly all of `shorter` stands in `longer`, and is a good part of it.
 
     A path half as long again is of another job, or of several at once: what is read of all of an image holds every
-    start of it and leads none. What the paths of several jobs share is what any of them needs at once (`core.follow`).
+    start of it and leads none. What the paths of several jobs share any of them needs, at once (`core.follow`).
     """
     short, long = len(shorter.blocks), len(longer.blocks)
     if not _SAME * short <= long <= _LONGER * short:

@@ -192,7 +192,7 @@ async def test_what_lies_on_disk_is_brought_into_memory_ahead(tmp_path):
         await it.read(number, 0, 100)
         await until(lambda: it.images.listed()[0].read_now(JOB[40] * BLOCK, 100) is not None)
         assert it.counters.prefetch_blocks == 0
-        assert [request.headers for request in origin.requests] == [{"If-None-Match": '"v1"'}]
+        assert not origin.requests, "the daemon before was told a moment ago what the name means"
 
 
 async def test_a_second_node_learns_from_a_folder(tmp_path):
