@@ -315,7 +315,7 @@ class Daemon:
             flights,
             FetchLimits(
                 connections=limits.connections,
-                background_connections=max(1, limits.connections // 2),
+                background_connections=max(1, limits.connections * 3 // 4),
                 read_budget_s=limits.read_timeout,
                 stall_s=remote.stall_timeout,
                 whole_file_budget_s=remote.whole_file_timeout,

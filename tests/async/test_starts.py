@@ -130,6 +130,10 @@ async def test_following_covers_what_was_recorded_and_fetches_little_else(tmp_pa
     empty_cache(tmp_path)
     origin = origin_of_job()
     async with world(tmp_path, origin, starts=QUICK) as it:
+        await start(it, JOB[:1])
+        await until(
+            lambda: it.images.listed()[0].tracing.following
+        )  # real jobs take longer than to load a trace
         await start(it, JOB)
         assert asked_blocks(origin) == set(JOB)
         assert it.counters.misses < len(JOB) / 2 < it.counters.prefetch_blocks
