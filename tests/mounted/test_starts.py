@@ -83,7 +83,7 @@ def test_a_second_start_asks_the_origin_nothing(
     assert nginx.requests() == []
 
 
-def test_after_a_remount_there_is_one_revalidation_and_no_data(
+def test_after_a_remount_nothing_is_asked_and_nothing_is_fetched(
     apptainer: str, nginx: Nginx, real_image: BuiltImage, lazysif: MakeMount
 ) -> None:
     uri = publish(real_image, nginx, "remount.sif")
@@ -95,7 +95,7 @@ def test_after_a_remount_there_is_one_revalidation_and_no_data(
     mount.start()
     drop_page_cache()
     assert start_job(mount.path / "remount.sif").stdout == "42\n"
-    assert [(request.uri, request.status) for request in nginx.requests()] == [(uri, 304)]
+    assert not nginx.requests(uri), "within `revalidate` a name is believed, by the next daemon too"
     assert mount.counters()["fetched_bytes"] == 0
 
 
