@@ -224,11 +224,12 @@ class Follower:
         """
         found: list[int] = []
         answer = Ask()
-        alternatives = self._alternatives()
-        turns = [cursor for cursor in self._active() if self._has_room(cursor, alternatives)]
+        active = self._active()
+        alternatives = self._alternatives(active)
+        turns = [cursor for cursor in active if self._has_room(cursor, alternatives)]
         if not turns:
             return answer
-        live_bytes = self._live_bytes()
+        live_bytes = self._live_bytes(active)
         least = self._least(turns[0])  # a block each time would be a request each time
         room = max(self._lead(cursor) for cursor in turns) - live_bytes
         room = room if room >= least else 0
@@ -248,10 +249,9 @@ class Follower:
         answer.fetch = [found[start : start + batch] for start in range(0, len(found), batch)]
         return answer
 
-    def _alternatives(self) -> list[_Path]:
+    def _alternatives(self, active: Sequence[_Cursor]) -> list[_Path]:
         """The paths that a start may be on."""
-        followed = {id(cursor.path) for cursor in self._active() if not cursor.over}
-        found = [path for path in self._paths if id(path) in followed]
+        found = list(dict.fromkeys(cursor.path for cursor in active if not cursor.over))
         if len(found) < 2:
             self._doubtful.clear()
             self._doubtful_bytes = 0
@@ -285,13 +285,9 @@ class Follower:
             return False
         return self._sure_lead(cursor, alternatives) - cursor.ahead_bytes >= self._least(cursor)
 
-    def _live_bytes(self) -> int:
+    def _live_bytes(self, active: Sequence[_Cursor]) -> int:
         """Bytes asked for and still ahead of a start: paths that are followed at once share one lead."""
-        ahead = {
-            block
-            for cursor in self._active()
-            for block in cursor.blocks[cursor.position + 1 : cursor.scanned]
-        }
+        ahead = {block for cursor in active for block in cursor.blocks[cursor.position + 1 : cursor.scanned]}
         return sum(self._length(block) for block in ahead - self._touched)
 
     def _take(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing
 
 import pytest
@@ -93,14 +93,6 @@ def test_what_nobody_came_for_is_closed(listener: socket.socket) -> None:
     assert spare.expire() is None
     assert accepted.recv(1) == b""
     accepted.close()
-
-
-@pytest.fixture
-async def engine() -> AsyncIterator[CurlEngine]:
-    engine = CurlEngine()
-    engine.start()
-    yield engine
-    await engine.aclose()
 
 
 async def fetch(transport: CurlTransport, url: str, wanted: ByteRange, followed_by: int = 0) -> bytes:

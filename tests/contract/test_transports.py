@@ -9,7 +9,7 @@ import random
 import socket
 import ssl
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,15 +36,6 @@ from tests.support.raw_origin import Request as Asked
 DATA = random.Random(3).randbytes(300_000)
 SECRET = "5ecret-s1gnature"
 Make = Callable[..., Transport]
-
-
-@pytest.fixture
-async def engine() -> AsyncIterator[CurlEngine]:
-    engine = CurlEngine()
-    engine.start()
-    yield engine
-    await engine.aclose()
-    assert not engine.alive
 
 
 class InBulk:
