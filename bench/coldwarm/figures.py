@@ -105,22 +105,25 @@ def checks(figures: Figures, touched: dict[str, int]) -> list[Check]:
     ]
 
 
-TRACED = {"cold-trace": "1", "cold-folder": "6", "cold-put": "6"}
-"""Systems that follow a trace from the first start, and the goal: of what this node learned, or another."""
+TRACED = {
+    "cold-trace": (1, "cold with a trace"),
+    "cold-folder": (6, "cold with a trace from a folder"),
+    "cold-put": (6, "cold with a trace from a server"),
+}
+"""Systems that follow a trace from the first start: the number of their goal, and what they are called in it."""
 
 
 def _with_trace(figures: Figures, touched: dict[str, int], profile: str) -> Iterator[Check]:
-    for system, number in TRACED.items():
-        yield from _traced(figures, touched, profile, system, f"{number} {profile}")
+    for system in TRACED:
+        yield from _traced(figures, touched, profile, system)
     if foreign := figures.get(profile, "true", "cold-heavy-trace"):
         goal = f"1 {profile}: true, cold with only the heavy job's trace, fetched"
         yield Check(goal, foreign.fetched_bytes / 1e6, 12, unit=" MB")
 
 
-def _traced(
-    figures: Figures, touched: dict[str, int], profile: str, system: str, goal: str
-) -> Iterator[Check]:
-    name = system.replace("-", " ")
+def _traced(figures: Figures, touched: dict[str, int], profile: str, system: str) -> Iterator[Check]:
+    number, name = TRACED[system]
+    goal = f"{number} {profile}"
     local, traced = (figures.get(profile, "heavy", one) for one in ("local-cold", system))
     if local and traced and profile == "campus":
         yield Check(f"{goal}: heavy, {name} / local cold", traced.seconds / local.seconds, 1.05)
