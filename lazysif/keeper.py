@@ -168,7 +168,11 @@ class Keeper:
             self.child.go()
             while self.connected() and self.turn():
                 pass
-            self.child.end(signal.SIGTERM)
+            code = self.child.end(signal.SIGTERM)
+            if code not in (0, -signal.SIGTERM):  # -SIGTERM: it was past its end
+                log.error(
+                    "the daemon ended with exit code %d: what it had not written is fetched again", code
+                )
         finally:
             self.unmount()
         log.info("%s is unmounted, the keeper ends", self.order["mountpoint"])

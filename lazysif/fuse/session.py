@@ -82,14 +82,24 @@ class KeptConnection:
             log.debug("the keeper does not hear: %s", error)
 
 
+_serving = False
+"""pyfuse3 has one session in a process. Asked to end it before or after, it crashes (a null pointer in libfuse)."""
+
+
 async def serve() -> None:
     """Answer the kernel until the mount is gone or `stop` is called."""
-    await pyfuse3.main(min_tasks=4, max_tasks=MAX_HANDLERS)
+    global _serving
+    _serving = True
+    try:
+        await pyfuse3.main(min_tasks=4, max_tasks=MAX_HANDLERS)
+    finally:
+        _serving = False
 
 
 def stop() -> None:
-    """End `serve`, from the trio thread."""
-    pyfuse3.terminate()
+    """End `serve`, from the trio thread; nothing where it has ended or has not begun."""
+    if _serving:
+        pyfuse3.terminate()
 
 
 def close() -> None:

@@ -185,6 +185,21 @@ def test_umount_ends_keeper_and_daemon_whoever_does_it(served: Mount) -> None:
     served.check_gone()
 
 
+def test_a_daemon_told_to_end_while_it_ends_writes_its_last_blocks(
+    served: Mount, small_image: BuiltImage
+) -> None:
+    """Regression: the keeper's signal, had it come a moment late, crashed the daemon before it had written them."""
+    assert (served.path / "x.sif").read_bytes() == small_image.data
+    subprocess.run(["umount", "-i", str(served.path)], check=True)
+    while is_alive(served.pid):
+        with suppress(ProcessLookupError):
+            os.kill(served.pid, signal.SIGTERM)
+        time.sleep(0.001)
+    served.check_gone()
+    assert "ending on signal" in served.log(), "no signal came in time"
+    assert "ended with exit code" not in served.log()
+
+
 def test_the_end_of_the_keeper_is_the_end_of_the_mount(served: Mount) -> None:
     os.kill(served.keeper_pid, signal.SIGTERM)
     served.check_gone()
