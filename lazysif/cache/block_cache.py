@@ -16,6 +16,7 @@ checkpoints nothing is half done. Which task does what:
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ class CacheSettings:
         queue_bytes: bound of the blocks that wait to be written; they are in memory beside the memory tier.
         batch_bytes: the most that is written in one transaction.
         tick_s: how often uses and tables are written, and the free space looked at.
+        gather_s: how long blocks gather before they are written, while they fill less than 3/4 of `queue_bytes`.
         read_timeout_s: a `load` that takes longer goes on without the disk.
         write_timeout_s: a batch that takes longer counts as trouble of the disk.
         touch_after_s: see `FrameStore`.
@@ -69,6 +71,7 @@ class CacheSettings:
     queue_bytes: int = 32 * 2**20
     batch_bytes: int = 16 * 2**20
     tick_s: float = 2.0
+    gather_s: float = 1.0
     read_timeout_s: float = 10.0
     write_timeout_s: float = 30.0
     touch_after_s: float = 300.0
@@ -122,6 +125,8 @@ class BlockCache:
         self._reader = ThreadLane("cache-reader", 2, self._store.close_thread)
         self._writer = ThreadLane("cache-writer", 1, self._store.close)
         self._wake = trio.Event()
+        self._hurried = False
+        """Blocks that gather are to be written now."""
         self._room = trio.Event()
         self._started = False
         self._closing = False
@@ -283,9 +288,12 @@ class BlockCache:
         if not unread:
             data = _compact(data)
             self._memory.put(digest, data)
+        first = not self._queue.waiting
         if self._closing or not self._health.may_write or not self._queue.put(digest, data, pinned):
             self._counters.cache_dropped_writes += 1
-        else:
+        elif self._queue.used_bytes > self.settings.queue_bytes // 4 * 3:
+            self._hurry()
+        elif first:
             self._wake.set()
 
     async def wait_room(self, size_bytes: int = 1) -> None:
@@ -299,12 +307,14 @@ class BlockCache:
             and self._health.may_write
             and not self._queue.fits(size_bytes)
         ):
+            self._hurry()
             await self._room.wait()
 
     async def flush(self) -> None:
         """Wait until what has been put so far is written, tables included, or the disk is sick."""
         last = self._queue.newest()
         while self.healthy and last is not None and self._queue.get(last) is not None:
+            self._hurry()
             await self._room.wait()
         if self.healthy:
             done = trio.Event()
@@ -402,32 +412,46 @@ class BlockCache:
             raise StoreTrouble(Trouble.IO, str(error)) from error
 
     async def _serve(self) -> None:
+        """Blocks gather before they are written, then all of them: a start has the processor to itself meanwhile."""
         next_tick = trio.current_time()
+        written_at = math.inf  # of those that wait
         while True:
             now = trio.current_time()
             last = self._closing
             if self._health.probe_due(now):
                 await self._probe()
             flushes = self._take_flushes()
-            if self._health.may_write:
+            if self._hurried:
+                written_at, self._hurried = now, False
+            elif self._queue.waiting and written_at == math.inf:
+                written_at = now + self.settings.gather_s
+            gathers = now < written_at < math.inf and not (last or flushes)
+            if self._health.may_write and not gathers:
                 await self._write_batch(flush_all=last or now >= next_tick or bool(flushes))
+            if not self._queue.waiting:
+                written_at = math.inf
             for flushed in flushes:
                 flushed.set()
             await self._repair_some()
-            if now >= next_tick:
+            if now >= next_tick and not gathers:
                 next_tick = trio.current_time() + self.settings.tick_s
             if last and (not self._queue.waiting or not self._health.may_write):
                 return
             if self._closing:
                 continue  # whoever closed during a batch has given it more to write than that batch took
-            if not self._queue.waiting or not self._health.may_write:
-                with trio.move_on_at(next_tick):
+            if gathers or not self._queue.waiting or not self._health.may_write:
+                with trio.move_on_at(written_at if gathers else next_tick):
                     await self._wake.wait()
             self._wake = trio.Event()
 
+    def _hurry(self) -> None:
+        self._hurried = True
+        self._wake.set()
+
     async def _write_batch(self, *, flush_all: bool) -> None:
         """One round of the writer thread: the next batch, and with `flush_all` what else has gathered."""
-        batch = self._queue.take(self.settings.batch_bytes)
+        # a batch that is larger than what may be cached is not written at all (`plan_eviction`)
+        batch = self._queue.take(min(self.settings.batch_bytes, self.settings.limit_bytes // 8))
         doomed = set(self._doomed)
         suspect, self._suspect = self._suspect, None
         uses: dict[Digest, bool] = {}

@@ -74,6 +74,59 @@ async def test_closing_during_a_batch_writes_what_came_after_it_began(tmp_path):
         assert (await cache.open_table(ImageId("a" * 32), 30)).get(7) == digest_of(block(2))
 
 
+async def test_blocks_gather_and_are_written_together(tmp_path):
+    async with running(tmp_path, gather_s=0.3) as cache:
+        gate = Gate(cache._store, "write_many")
+        gate.open.set()
+        began = trio.current_time()
+        for n in range(20):
+            cache.put(digest_of(block(n)), block(n))
+            await trio.sleep(0.002)
+        assert gate.calls == 0
+        await written(cache)
+        assert (gate.calls, len(value_files(tmp_path))) == (1, 20)
+        assert trio.current_time() - began >= 0.3
+        cache.put(digest_of(block(20)), block(20))
+        await trio.testing.wait_all_tasks_blocked()
+        assert gate.calls == 1, "what comes next gathers anew"
+
+
+async def test_more_blocks_than_may_be_cached_leave_the_last_of_them(tmp_path):
+    """Regression: what had gathered came in one batch, which no eviction could make room for."""
+    async with running(tmp_path, gather_s=0.2, limit_bytes=MIB) as cache:
+        for n in range(100):
+            cache.put(digest_of(block(n)), block(n))
+        await written(cache)
+        assert 20 < len(value_files(tmp_path)) <= 51
+        assert await cache.load([digest_of(block(99))])
+
+
+async def test_a_queue_that_fills_is_written_at_once(tmp_path):
+    async with running(tmp_path, gather_s=1000.0, queue_bytes=10 * len(block(0))) as cache:
+        for n in range(7):
+            cache.put(digest_of(block(n)), block(n))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert len(value_files(tmp_path)) == 0
+        cache.put(digest_of(block(7)), block(7))
+        await eventually(lambda: len(value_files(tmp_path)) == 8)
+
+
+async def test_whoever_waits_for_room_does_not_wait_for_blocks_to_gather(tmp_path):
+    async with running(tmp_path, gather_s=1000.0, queue_bytes=10 * len(block(0))) as cache:
+        cache.put(digest_of(block(0)), block(0))
+        with trio.fail_after(10):
+            await cache.wait_room(10 * len(block(0)))
+        assert len(value_files(tmp_path)) == 1
+
+
+async def test_a_flush_does_not_wait_for_blocks_to_gather(tmp_path):
+    async with running(tmp_path, gather_s=1000.0) as cache:
+        cache.put(digest_of(block(0)), block(0))
+        with trio.fail_after(10):
+            await cache.flush()
+        assert len(value_files(tmp_path)) == 1
+
+
 async def test_two_loads_of_one_block_read_it_once(tmp_path):
     async with running(tmp_path) as cache:
         (digest,) = await fill(cache, [block(1)])

@@ -75,6 +75,7 @@ async def running(
         "limit_bytes": 1024 * MIB,
         "memory_bytes": 0,
         "tick_s": 0.02,
+        "gather_s": 0.0,
         "first_pause_s": 0.02,
         "longest_pause_s": 0.1,
         "touch_after_s": 0.0,

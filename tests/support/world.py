@@ -109,6 +109,7 @@ async def world(
     settings: dict[str, Any] = {
         "limit_bytes": 2**30,
         "tick_s": 0.02,
+        "gather_s": 0.0,
         "first_pause_s": 0.02,
         "longest_pause_s": 0.1,
         **(cache or {}),
