@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazysif.core.guesses import Guesses, GuessLimits
+from lazysif.core.guesses import Guesses, GuessLimits, gap_before
 
 BLOCK = 128 << 10
 LIMITS = GuessLimits()
@@ -66,3 +66,39 @@ def test_what_is_guessed_in_vain_is_bounded(steps: list[tuple[int, int]]) -> Non
         assert LIMITS.least_bytes <= made.reach_bytes <= LIMITS.most_bytes
         allowed = LIMITS.share * len(seen) * BLOCK + LIMITS.slack_bytes + LIMITS.most_bytes
         assert len(made.open) * BLOCK <= allowed + misses * LIMITS.least_bytes
+
+
+def gap(block: int, there: set[int], most_blocks: int) -> range:
+    return gap_before(block, lambda index: index not in there, lambda index: BLOCK, most_blocks * BLOCK)
+
+
+def test_a_gap_is_closed_up_to_what_is_there() -> None:
+    assert gap(9, {2, 5}, 3) == range(6, 9)
+    assert gap(9, {8}, 3) == range(9, 9)
+
+
+def test_a_longer_gap_is_left_open() -> None:
+    assert not gap(10, {5}, 3)
+
+
+def test_with_nothing_before_a_miss_there_is_no_gap() -> None:
+    assert not gap(3, set(), 100)
+    assert not gap(0, {5}, 100)
+
+
+def test_a_job_that_has_read_little_has_no_gaps_closed() -> None:
+    made = guesses()
+    for block in range(LIMITS.gap_after_bytes // BLOCK):
+        assert made.gap_bytes == 0
+        made.missed([block])
+    assert BLOCK < made.gap_bytes <= LIMITS.gap_bytes
+
+
+@given(st.integers(0, 60), st.sets(st.integers(0, 60)), st.integers(0, 20))
+def test_a_gap_lies_between_what_is_there_and_the_miss(block: int, there: set[int], most: int) -> None:
+    found = gap(block, there, most)
+    assert len(found) <= most
+    assert there.isdisjoint(found)
+    if found:
+        assert found.stop == block
+        assert found.start - 1 in there

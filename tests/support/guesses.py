@@ -10,5 +10,5 @@ from lazysif.image import open_image
 
 def guess_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the images that are opened from now on guess as little as they ever do."""
-    limits = open_image.ExtentLimits(guesses=GuessLimits(most_bytes=GuessLimits().least_bytes))
+    limits = open_image.ExtentLimits(guesses=GuessLimits(most_bytes=GuessLimits().least_bytes, gap_bytes=0))
     monkeypatch.setattr(open_image, "ExtentLimits", lambda: limits)
