@@ -9,6 +9,9 @@ from pathlib import Path
 
 from lazysif.errors import LocalDirectoryError
 
+_LONGEST_BYTES = 85
+"""Of the runtime directory: the kernel takes 107 for the path of a socket (unix(7)), and `socket_path` adds 22."""
+
 
 def runtime_directory() -> Path:
     """/run/lazysif for root, else $XDG_RUNTIME_DIR/lazysif or /tmp/lazysif-UID; LAZYSIF_RUNTIME_DIR overrides."""
@@ -22,8 +25,17 @@ def runtime_directory() -> Path:
 
 
 def make_runtime_directory() -> Path:
-    """Create it with mode 0700. Raises: LocalDirectoryError if somebody else has it (/tmp is everybody's)."""
+    """Create it with mode 0700.
+
+    Raises:
+        LocalDirectoryError: somebody else has it (/tmp is everybody's), or its path leaves no room for a socket's.
+    """
     directory = runtime_directory()
+    if len(os.fsencode(directory)) > _LONGEST_BYTES:
+        raise LocalDirectoryError(
+            f"path of runtime directory {directory} is longer than {_LONGEST_BYTES} bytes",
+            hint="LAZYSIF_RUNTIME_DIR names another one",
+        )
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = directory.lstat()

@@ -269,6 +269,38 @@ def test_status_tells_of_requests_that_wait(monkeypatch, capsys):
     assert "203 requests in hand, the oldest for 18 s\n" in out
 
 
+def test_a_runtime_directory_that_leaves_no_room_for_a_socket(lazysif, tmp_path):
+    """Regression: the daemon ended with a traceback in its log, and `mount` said no more than that it had."""
+    directory = tmp_path / ("x" * 90)
+    command = [sys.executable, "-m", "lazysif", "mount", "https://h/", str(tmp_path)]
+    environment = {**os.environ, "LAZYSIF_RUNTIME_DIR": str(directory)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    fails(done, 4, str(directory), "longer than 85 bytes", "LAZYSIF_RUNTIME_DIR")
+    assert not directory.exists()
+
+
+def test_a_command_imports_no_more_than_it_needs():
+    """All of them together took 0.4 s, and with them every look at `status`."""
+    program = (
+        "import sys; from lazysif.cli.main import cli; cli.main(sys.argv[1:], standalone_mode=False);"
+        "print(*{'trio', 'httpx', 'pyfuse3', 'diskcache'} & sys.modules.keys(), file=sys.stderr)"
+    )
+    for command in ("mount", "umount", "status", "upgrade", "warm"):
+        done = subprocess.run(
+            [sys.executable, "-c", program, command, "--help"], capture_output=True, text=True
+        )
+        assert "Usage: " in done.stdout
+        assert done.stderr == "\n", command
+
+
+def test_help_names_every_command_and_each_is_there(lazysif):
+    listed = lazysif("--help").stdout.partition("Commands:")[2].split("\n")
+    names = [line.split()[0] for line in listed if line.strip()]
+    assert {"mount", "umount", "status", "reload", "upgrade", "warm", "trace", "fsck", "doctor"} < set(names)
+    for name in names:
+        assert lazysif(name, "--help").returncode == 0
+
+
 def test_version_and_help(lazysif):
     assert lazysif("--version").stdout.startswith("lazysif, version ")
     done = lazysif("mount", "--help")
