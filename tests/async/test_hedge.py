@@ -51,6 +51,22 @@ async def test_a_late_request_is_sent_again_and_the_first_answer_counts(nursery,
     assert bench.origin.under_way == 0, "and it is let go of when it is answered"
 
 
+async def test_a_process_that_is_late_itself_sends_nothing_again(nursery, autojump_clock):
+    """Regression: a herd that starved the daemon of its processor had bytes sent twice by an origin in time."""
+    bench, held = Bench(nursery), trio.Event()
+    await bench.learn()
+    bench.origin.script.extend([HoldHead(held), Ok()])
+    async with trio.open_nursery() as readers:
+        readers.start_soon(bench.get)
+        await trio.testing.wait_all_tasks_blocked()
+        autojump_clock.jump(0.5)
+        await trio.testing.wait_all_tasks_blocked()
+        assert bench.counters.hedged_requests == 0
+        await trio.sleep(1)
+        assert bench.counters.hedged_requests == 1, "from then on it was the origin"
+        held.set()
+
+
 async def test_the_first_may_still_win(nursery, autojump_clock):
     bench, first, second = Bench(nursery), trio.Event(), trio.Event()
     await bench.learn()
