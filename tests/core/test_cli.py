@@ -293,6 +293,12 @@ def test_a_command_imports_no_more_than_it_needs():
         assert done.stderr == "\n", command
 
 
+def test_a_daemon_imports_no_command_line():
+    program = "import lazysif.daemon, sys; print(*{'rich', 'pygments', 'click'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("\n", "")
+
+
 def test_help_names_every_command_and_each_is_there(lazysif):
     listed = lazysif("--help").stdout.partition("Commands:")[2].split("\n")
     names = [line.split()[0] for line in listed if line.strip()]
