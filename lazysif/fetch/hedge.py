@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 _OURS_S = 0.002
 """A timer that fires so much too late says that this process waits for its processor, and the answer may with it."""
 _MOST_WAITS = 10
+"""After so many in a row a daemon that is always late sends a late request again all the same."""
 
 
 class _Race:
@@ -81,8 +82,7 @@ class Hedge:
     async def _run(self, race: _Race, request: Request, size_bytes: int, patience_s: float) -> None:
         """Wait for an answer, or the failure of all attempts.
 
-        Time in which this process itself was late does not count: twenty starts at once on two cores had a hundredth
-        of their bytes sent twice.
+        Time in which this process itself was late does not count: the answer may have come, and wait with it.
         """
         self._begin(race, request)
         for _ in range(_MOST_WAITS):

@@ -52,7 +52,7 @@ async def test_a_late_request_is_sent_again_and_the_first_answer_counts(nursery,
 
 
 async def test_a_process_that_is_late_itself_sends_nothing_again(nursery, autojump_clock):
-    """Regression: a herd that starved the daemon of its processor had bytes sent twice by an origin in time."""
+    """Regression: where many starts left the daemon no processor, its own lateness counted as the origin's."""
     bench, held = Bench(nursery), trio.Event()
     await bench.learn()
     bench.origin.script.extend([HoldHead(held), Ok()])

@@ -27,8 +27,8 @@ def lazysif(tmp_path):
     """Runs the command as people do, with a runtime directory of its own."""
     (tmp_path / "run").mkdir(mode=0o700)
 
-    def run(*arguments):
-        environment = {**os.environ, "LAZYSIF_RUNTIME_DIR": str(tmp_path / "run")}
+    def run(*arguments, runtime_dir=tmp_path / "run"):
+        environment = {**os.environ, "LAZYSIF_RUNTIME_DIR": str(runtime_dir)}
         return subprocess.run(
             [sys.executable, "-m", "lazysif", *map(str, arguments)],
             capture_output=True,
@@ -272,9 +272,7 @@ def test_status_tells_of_requests_that_wait(monkeypatch, capsys):
 def test_a_runtime_directory_that_leaves_no_room_for_a_socket(lazysif, tmp_path):
     """Regression: the daemon ended with a traceback in its log, and `mount` said no more than that it had."""
     directory = tmp_path / ("x" * 90)
-    command = [sys.executable, "-m", "lazysif", "mount", "https://h/", str(tmp_path)]
-    environment = {**os.environ, "LAZYSIF_RUNTIME_DIR": str(directory)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = lazysif("mount", "https://h/", tmp_path, runtime_dir=directory)
     fails(done, 4, str(directory), "longer than 85 bytes", "LAZYSIF_RUNTIME_DIR")
     assert not directory.exists()
 
