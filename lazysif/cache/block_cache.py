@@ -127,6 +127,7 @@ class BlockCache:
         self._wake = trio.Event()
         self._hurried = False
         """Blocks that gather are to be written now."""
+        self._due_at = math.inf
         self._room = trio.Event()
         self._started = False
         self._closing = False
@@ -414,22 +415,15 @@ class BlockCache:
     async def _serve(self) -> None:
         """Blocks gather before they are written, then all of them: a start has the processor to itself meanwhile."""
         next_tick = trio.current_time()
-        written_at = math.inf  # of those that wait
         while True:
             now = trio.current_time()
             last = self._closing
             if self._health.probe_due(now):
                 await self._probe()
             flushes = self._take_flushes()
-            if self._hurried:
-                written_at, self._hurried = now, False
-            elif self._queue.waiting and written_at == math.inf:
-                written_at = now + self.settings.gather_s
-            gathers = now < written_at < math.inf and not (last or flushes)
+            gathers = now < self._write_due_at(now) < math.inf and not (last or flushes)
             if self._health.may_write and not gathers:
                 await self._write_batch(flush_all=last or now >= next_tick or bool(flushes))
-            if not self._queue.waiting:
-                written_at = math.inf
             for flushed in flushes:
                 flushed.set()
             await self._repair_some()
@@ -439,10 +433,22 @@ class BlockCache:
                 return
             if self._closing:
                 continue  # whoever closed during a batch has given it more to write than that batch took
-            if gathers or not self._queue.waiting or not self._health.may_write:
-                with trio.move_on_at(written_at if gathers else next_tick):
-                    await self._wake.wait()
+            # asked anew: trouble may have taken all that waited, and then only the tick asks the disk again
+            due_at = self._write_due_at(now)
+            with trio.move_on_at(due_at if due_at < math.inf else next_tick):
+                await self._wake.wait()
             self._wake = trio.Event()
+
+    def _write_due_at(self, now: float) -> float:
+        """When what waits is to be written: `gather_s` after the first of it came; inf where nothing may be."""
+        if not self._queue.waiting or not self._health.may_write:
+            self._due_at = math.inf
+        elif self._hurried:
+            self._due_at = now
+        elif self._due_at == math.inf:
+            self._due_at = now + self.settings.gather_s
+        self._hurried = False
+        return self._due_at
 
     def _hurry(self) -> None:
         self._hurried = True

@@ -183,6 +183,23 @@ async def test_a_disk_that_does_not_answer_is_left_out_after_the_deadline(tmp_pa
         assert len(await cache.load(digests)) == 6
 
 
+async def test_a_disk_that_fails_while_blocks_gather_is_asked_again(tmp_path):
+    """Regression: what had gathered was let go, nothing was to be written any more, and nobody looked at the disk."""
+    async with running(tmp_path, gather_s=0.2, read_timeout_s=0.05, first_pause_s=0.5) as cache:
+        digests = await fill(cache, [block(n) for n in range(4)])
+        gate = Gate(cache._store, "read_many")
+        cache.put(digest_of(block(9)), block(9))
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        assert cache.waits(digest_of(block(9)))
+        async with trio.open_nursery() as nursery:
+            for digest in digests[:3]:
+                nursery.start_soon(cache.load, [digest])
+        assert cache.status().state is DiskState.DOWN
+        gate.open.set()
+        await eventually(lambda: cache.status().state is DiskState.NORMAL)
+        assert len(await cache.load(digests)) == 4
+
+
 async def test_a_full_queue_drops_and_counts_and_memory_still_has_it(tmp_path):
     counters = Counters()
     async with running(tmp_path, counters, memory_bytes=MIB, queue_bytes=50_000) as cache:
