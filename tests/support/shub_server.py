@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
@@ -42,9 +43,10 @@ class Storage(WebStand):
         self.given.append(signature)
         return f"{self.url}/{name}?Expires={int(time.time()) + LIFETIME_S}&Signature={signature}"
 
-    def expire(self) -> None:
-        """No address given out so far holds any more."""
-        self.signatures.clear()
+    def expire(self, signatures: Iterable[str] | None = None) -> None:
+        """No address with these signatures holds any more; without them, none given out so far."""
+        for signature in list(self.signatures if signatures is None else signatures):
+            del self.signatures[signature]
 
     def answer(self, asked: Asked) -> Reply:
         name = asked.path.removeprefix("/")

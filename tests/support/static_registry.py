@@ -63,10 +63,14 @@ class StaticPages:
         return address
 
     def sign_anew(self) -> None:
-        """The addresses given out so far hold no longer; the pages have others."""
-        self.storage.expire()
+        """The pages have other addresses, and then those given out before hold no longer.
+
+        The other way round whoever is refused in between finds the refused address on the page once more.
+        """
+        before = list(self.storage.signatures)
         for (repository, tag), data in list(self._published.items()):
             self.put(repository, tag, data)
+        self.storage.expire(before)
 
     def page(self, path: str, text: str) -> None:
         directory = self.root / path
