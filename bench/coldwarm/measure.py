@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lazysif
+from bench.coldwarm.floors import Beside, Fuse
 from bench.coldwarm.jobs import drop_page_cache, start_s
 from bench.coldwarm.lazy import Cache, Cached, Cold, Shared, Traced, Traces
 from bench.coldwarm.line import PROFILES
@@ -93,7 +94,7 @@ def run_steps(stage: Stage, steps: list[Step], traces: Traces, results: Results,
         cache = Cache(stage)
         stack.callback(cache.close)
         for name in dict.fromkeys(system for _, _, system, *_ in steps):
-            made[name] = system_named(name, stage, traces, cache)
+            made[name] = system_named(name, stage, traces, cache, results.touched)
             stack.callback(made[name].close)
             say(f"{stage.profile.name}: preparing {name}")
             made[name].prepare(jobs)
@@ -107,10 +108,14 @@ def run_steps(stage: Stage, steps: list[Step], traces: Traces, results: Results,
             )
 
 
-def system_named(name: str, stage: Stage, traces: Traces, cache: Cache) -> System:
+def system_named(
+    name: str, stage: Stage, traces: Traces, cache: Cache, touched: dict[str, dict[str, int]]
+) -> System:
     makers: dict[str, Callable[[], System]] = {
         "local-cold": lambda: Local(stage, cold=True),
         "local-hot": lambda: Local(stage, cold=False),
+        "local-beside": lambda: Beside(stage, {job: count["bytes"] for job, count in touched.items()}),
+        "local-fuse": lambda: Fuse(stage),
         "download": lambda: Download(stage),
         "rclone": lambda: Rclone(stage),
         "cold": lambda: Cold(stage),

@@ -12,6 +12,8 @@ from bench.coldwarm.line import PROFILES
 SYSTEMS = {
     "local-cold": "local file, page cache dropped",
     "local-hot": "local file, hot",
+    "local-beside": "local file, page cache dropped, its bytes coming over the line beside",
+    "local-fuse": "local file, page cache dropped, through fuse-overlayfs",
     "download": "whole download, then the job",
     "rclone": "rclone mount",
     "cold": "lazysif, cold, no trace",
@@ -25,6 +27,8 @@ SYSTEMS = {
 COLOURS = {
     "local-cold": "#9aa5b1",
     "local-hot": "#c5ccd3",
+    "local-beside": "#7b8794",
+    "local-fuse": "#616e7c",
     "download": "#b08968",
     "rclone": "#d4a373",
     "cold": "#4c8bb5",
