@@ -6,6 +6,7 @@ Layout of the SIF: apptainer/sif pkg/sif/{sif,descriptor,create}.go.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import shutil
@@ -13,7 +14,8 @@ import struct
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -212,7 +214,9 @@ def real_sif(directory: Path, say: Callable[[str], None] = lambda line: None) ->
     if path.exists():
         return path
     directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="build-", dir=directory) as work:
+    with _alone(directory), tempfile.TemporaryDirectory(prefix="build-", dir=directory) as work:
+        if path.exists():
+            return path  # whoever was first has built it
         root = Path(work, "root")
         unpack_debian(root, say)
         reference = root / "opt/reference.bin"
@@ -220,6 +224,14 @@ def real_sif(directory: Path, say: Callable[[str], None] = lambda line: None) ->
         say("packing the image")
         pack_sif(root, path)
     return path
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Wait until nobody else builds there."""
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def packer() -> str:

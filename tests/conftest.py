@@ -109,21 +109,25 @@ def nginx(tmp_path: Path) -> Iterator[Nginx]:
         pytest.skip(str(error))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionstart(session: pytest.Session) -> Generator[None]:
+    """As root, open /dev/fuse to ordinary users while tests run, as udev does elsewhere; for all workers at once."""
+    if FUSE_DEVICE.exists() and os.geteuid() == 0 and not hasattr(session.config, "workerinput"):
+        mode = stat.S_IMODE(FUSE_DEVICE.stat().st_mode)
+        session.config.add_cleanup(lambda: FUSE_DEVICE.chmod(mode))
+        FUSE_DEVICE.chmod(0o666)
+    yield
+
+
 @pytest.fixture(scope="session")
-def fuse() -> Iterator[None]:
-    """What real mounts need; opens /dev/fuse to ordinary users meanwhile, as udev does elsewhere."""
+def fuse() -> None:
+    """What real mounts need."""
     if not FUSE_DEVICE.exists():
         pytest.skip("/dev/fuse is missing")
     if shutil.which("fusermount3") is None:
         pytest.skip("fusermount3 is not installed")
-    mode = stat.S_IMODE(FUSE_DEVICE.stat().st_mode)
-    if os.geteuid() == 0:
-        FUSE_DEVICE.chmod(0o666)
-    elif not os.access(FUSE_DEVICE, os.R_OK | os.W_OK):
+    if not os.access(FUSE_DEVICE, os.R_OK | os.W_OK):
         pytest.skip("/dev/fuse is closed to this user")
-    yield
-    if os.geteuid() == 0:
-        FUSE_DEVICE.chmod(mode)
 
 
 MakeMount = Callable[..., Mount]
@@ -138,7 +142,7 @@ def lazysif(tmp_path: Path, fuse: None, request: pytest.FixtureRequest) -> Itera
     mounts: list[Mount] = []
 
     def make(source: str | None = None, *, start: bool = True, **settings: Any) -> Mount:
-        mount = Mount(tmp_path / f"lazysif-{len(mounts)}", source, **settings)
+        mount = Mount(tmp_path / f"m{len(mounts)}", source, **settings)
         mounts.append(mount)
         return mount.start() if start else mount
 

@@ -177,7 +177,7 @@ def test_a_client_certificate_is_for_the_origin_alone(mount: Callable[..., Mount
 
 def test_the_look_at_the_logs_finds_what_is_there(tmp_path: Path) -> None:
     """The fixture of this directory is worth nothing if it looks at the wrong place."""
-    state = tmp_path / "lazysif-0" / "state"
+    state = tmp_path / "m0" / "state"
     state.mkdir(parents=True)
     (state / "lazysif.log.1").touch()
     assert daemon_logs(tmp_path) == [state / "lazysif.log.1"]
