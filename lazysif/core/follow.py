@@ -38,7 +38,9 @@ class FollowLimits:
     Args:
         floor_bytes, most_floor_bytes: asked for ahead of a start that only began, and of what is doubtful; grows
             from the first to the second where prefetch comes late.
-        lead_bytes: the most ahead of a start, however long it has kept to its path.
+        lead_bytes: the most ahead of a start, however long it has kept to its path: half of the memory tier, so that
+            it is read before it goes. With 48 MiB a heavy import 10 ms away took a tenth longer; 50 ms and 200 Mbit/s
+            away both took the same.
         sure_bytes: the most ahead of a start that only began, of what all paths share that it may be on.
         whole_bytes: a path of at most so much is asked for whole.
         load_bytes: the same where the cache has it: more would push itself out of memory again.
@@ -54,7 +56,7 @@ class FollowLimits:
 
     floor_bytes: int = 2 << 20
     most_floor_bytes: int = 6 << 20
-    lead_bytes: int = 48 << 20
+    lead_bytes: int = 24 << 20
     sure_bytes: int = 16 << 20
     whole_bytes: int = 8 << 20
     load_bytes: int = 16 << 20
