@@ -45,7 +45,7 @@ READY_S = 30.0
 SILENT_S = 10.0
 """A daemon says every second that it is alive; one that is silent for longer is replaced."""
 STOPPED_S = 3.0
-"""A keeper that waited for longer than this, where it waits for a second, was stopped itself."""
+"""A keeper that took longer than this for a turn, where it waits for a second, was stopped itself."""
 STOP_S = 3.0
 """A daemon that is asked to stop gets this long to finish what it has in hand and to write its cache."""
 KILLED_S = 1.0
@@ -149,7 +149,7 @@ class Keeper:
         self.restarts = 0
         self.young_deaths = 0
         self.must_resend = False
-        self.lost_s = time.monotonic()
+        self.lost_s = self.looked_s = time.monotonic()
         self.signals, self.signalled = socket.socketpair()
         self.fuse_fd = -1
         self.init = b""
@@ -261,10 +261,12 @@ class Keeper:
     def turn(self) -> bool:
         """Wait for the next thing to happen and act on it; False when all is to end."""
         child = self.child
-        began_s = time.monotonic()
         readable = select.select([child.socket, self.signals], [], [], 1.0)[0]
-        if time.monotonic() - began_s > STOPPED_S:  # so were we: what stopped us may have stopped it
-            child.heard_s = time.monotonic()
+        # one look at the clock a turn: a stop falls between two of these, wherever in a turn it comes
+        now_s, before_s = time.monotonic(), self.looked_s
+        self.looked_s = now_s
+        if now_s - before_s > STOPPED_S:  # so were we: what stopped us may have stopped it
+            child.heard_s = now_s
         if self.signals in readable:
             for number in self.signals.recv(64):
                 if number in (signal.SIGTERM, signal.SIGINT):
@@ -278,7 +280,7 @@ class Keeper:
                 return self.replace("it ended")
             if child.serves_since_s and not served_before:
                 self.on_serving()
-        silent_s = time.monotonic() - child.heard_s
+        silent_s = now_s - child.heard_s
         if silent_s > (SILENT_S if child.serves_since_s else READY_S):
             return self.replace(f"it said nothing for {silent_s:.0f} s")
         return True
