@@ -109,14 +109,12 @@ def nginx(tmp_path: Path) -> Iterator[Nginx]:
         pytest.skip(str(error))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_sessionstart(session: pytest.Session) -> Generator[None]:
+def pytest_sessionstart(session: pytest.Session) -> None:
     """As root, open /dev/fuse to ordinary users while tests run, as udev does elsewhere; for all workers at once."""
     if FUSE_DEVICE.exists() and os.geteuid() == 0 and not hasattr(session.config, "workerinput"):
         mode = stat.S_IMODE(FUSE_DEVICE.stat().st_mode)
         session.config.add_cleanup(lambda: FUSE_DEVICE.chmod(mode))
         FUSE_DEVICE.chmod(0o666)
-    yield
 
 
 @pytest.fixture(scope="session")

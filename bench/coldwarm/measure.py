@@ -23,6 +23,8 @@ from bench.coldwarm.stage import Stage, on_stage
 from bench.coldwarm.systems import RCLONE_FLAGS, Download, Local, Rclone, System, run_of
 from bench.recorder import Recorder, touched_bytes
 
+PROGRAMS = {"rclone": "rclone", "local-fuse": "fuse-overlayfs"}
+"""What systems need that a node may not have."""
 HERD_SYSTEMS = ("local-cold", "cold", "cold-trace")
 DISK_BYTES = 512 << 20
 READ_AHEAD_KB = 32
@@ -65,9 +67,10 @@ def measure(plan: Plan, image: Path, results: Results, say: Say) -> None:
         JobFailed, OSError, RuntimeError, subprocess.CalledProcessError: something does not work here; all mounts
             are gone again.
     """
-    if "rclone" in plan.systems and shutil.which("rclone") is None:
-        say("no rclone here: left out")
-        plan.systems.remove("rclone")
+    for system, program in PROGRAMS.items():
+        if system in plan.systems and shutil.which(program) is None:
+            say(f"no {program} here: {system} is left out")
+            plan.systems.remove(system)
     # on the disk of the image, so that caches and the local file are equally fast to read
     with tempfile.TemporaryDirectory(prefix="coldwarm-", dir=image.parent) as directory:
         work = Path(directory)

@@ -41,7 +41,7 @@ def test_range_is_answered_with_206_and_validators(origin: RawOrigin) -> None:
     assert headers["etag"].startswith('"')
     # its thread writes down what it has sent after sending it
     wait_until(lambda: origin.body_bytes() == 10, "the log lacks the body")
-    assert [(entry.range, entry.status) for entry in origin.log] == [((10, 20), 206)]
+    assert [(entry.range, entry.body_bytes, entry.status) for entry in origin.log] == [((10, 20), 10, 206)]
 
 
 def test_conditions(origin: RawOrigin) -> None:
