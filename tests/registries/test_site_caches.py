@@ -296,15 +296,20 @@ def test_a_cache_signs_for_nodes_without_credentials(
                 table = f'[remote.r]\nkind = "http"\nurl = "{cache.url}/{BUCKET}/sif/"\n'
                 first, second = nodes(2, table, tmp_path, lazysif)
                 assert (first.path / "r" / name).read_bytes() == data
-                sent = len(s3.log.lines)
+                sent = len(image_requests(s3.log))
                 assert (second.path / "r" / name).read_bytes() == data
-                assert len(s3.log.lines) - sent <= 1, "only what the name means may be asked again"
+                assert len(image_requests(s3.log)) - sent <= 1, "only what the name means may be asked again"
                 s3.revoke()
                 with pytest.raises(PermissionError):
                     (second.path / "r" / "other.sif").stat()
         except FileNotFoundError as error:
             pytest.skip(str(error))
     umount_all([first, second])
+
+
+def image_requests(log: Log) -> list[tuple[str, bool]]:
+    """Without those for a trace beside the image, which a node sends when it comes to it, and nobody waits for."""
+    return [line for line in log.lines if ".lazysif-trace" not in line[0]]
 
 
 async def test_two_proxies_share_the_images_and_stand_in_for_each_other(
