@@ -38,6 +38,7 @@ from lazysif.fetch.remote import Remote, RemotePolicy
 from lazysif.fetch.routes import Routes
 from lazysif.fuse import session
 from lazysif.fuse.operations import Operations
+from lazysif.fuse.pages import Pages
 from lazysif.image.open_image import OpenImage
 from lazysif.image.starts import Starts
 from lazysif.image_names import ImageNames
@@ -91,9 +92,9 @@ def run(config: Config, mountpoint: str, connection: session.KeptConnection) -> 
             raise _ours(group) from group
 
 
-def _drop_pages(tree: Tree, image_id: ImageId) -> None:
+def _drop_pages(tree: Tree, pages: Pages, image_id: ImageId) -> None:
     for number in tree.numbers_of(image_id):
-        session.forget_pages(number)
+        pages.drop(number)
 
 
 def _limit_malloc_arenas() -> None:
@@ -135,6 +136,7 @@ class Daemon:
     async def main(self, connection: session.KeptConnection) -> None:
         config = self._config
         cache = self._cache = BlockCache(self._cache_settings(), self._counters)
+        pages = Pages(connection.fuse_fd)
         async with trio.open_nursery() as nursery:
             await nursery.start(cache.run)
             if self._engine is not None:
@@ -164,9 +166,10 @@ class Daemon:
                 whole_file_timeout_s=max(r.whole_file_timeout for r in self._all_remotes),
                 fixed=FixedNames(self._image_names.fixed),
                 asked=connection.asked,
+                give_pages=pages.give,
             )
             if images.verifier is not None:
-                images.verifier.on_refused = lambda image_id: _drop_pages(tree, image_id)
+                images.verifier.on_refused = lambda image_id: _drop_pages(tree, pages, image_id)
             operations = Operations(tree, self._counters, config.cache.block_size)
             self._tree = tree
             self._contacts = {name: remote.contact for name, remote in remotes.items()}
@@ -183,6 +186,7 @@ class Daemon:
                 await starts.aclose()
             await cache.aclose()
             nursery.cancel_scope.cancel()
+        pages.close()  # who dropped some has ended
         if self._engine is not None:
             await self._engine.aclose()
 

@@ -30,6 +30,7 @@ class Counters:
     readahead_blocks: int = 0
     prefetch_blocks: int = 0
     prefetch_late: int = 0
+    given_blocks: int = 0
     traces_recorded: int = 0
     traces_learned: int = 0
     traces_offered: int = 0

@@ -91,12 +91,16 @@ class CacheStatus:
     """Why the state is not normal, "" if it is."""
 
 
+Came = Callable[[Digest, Buffer], None]
+
+
 class _Load:
     """One batch read under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, came: Came | None) -> None:
         self.finished = trio.Event()
         self.found: dict[Digest, Buffer] = {}
+        self.came = came
         self.late = False
 
 
@@ -171,13 +175,20 @@ class BlockCache:
         found.update((d, load.found[d]) for d, load in joined.items() if d in load.found)
         return found
 
-    def preload(self, digests: Iterable[Digest]) -> None:
-        """Bring frames from disk into memory ahead of their readers, without waiting."""
-        wanted = [
-            d for d in digests if d not in self._loads and d not in self._doomed and self.lookup(d) is None
-        ]
+    def preload(self, digests: Iterable[Digest], came: Came | None = None) -> None:
+        """Bring frames from disk into memory ahead of their readers, without waiting.
+
+        Args: came: told each block when it is in memory; not those that a reader waits for already.
+        """
+        wanted = []
+        for digest in digests:
+            data = self.lookup(digest)
+            if data is not None and came is not None:
+                came(digest, data)
+            elif data is None and digest not in self._loads and digest not in self._doomed:
+                wanted.append(digest)
         if wanted and self.readable:
-            self._start_load(wanted)
+            self._start_load(wanted, came)
 
     async def peek(self, digests: Sequence[Digest]) -> dict[Digest, Buffer]:
         """As `load`, and what is read from disk is not kept in memory: for who reads all of an image once."""
@@ -225,8 +236,8 @@ class BlockCache:
                 self._read_failed(Trouble.SILENCE)
         return self.tables.adopt(image_id, count, records)
 
-    def _start_load(self, digests: Sequence[Digest]) -> _Load:
-        load = _Load()
+    def _start_load(self, digests: Sequence[Digest], came: Came | None = None) -> _Load:
+        load = _Load(came)
         self._loads.update(dict.fromkeys(digests, load))
         self._reader.submit(
             lambda: self._store.read_many(digests), lambda job: self._end_load(load, digests, job)
@@ -255,6 +266,8 @@ class BlockCache:
         load.found = result.found
         for digest, data in result.found.items():
             self._memory.put(digest, data)
+            if load.came is not None:
+                load.came(digest, data)
         self._note_read(result)
         load.finished.set()
 

@@ -27,6 +27,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from lazysif.core.ahead import GivenAhead
+
 _END = 16
 """A path is at its end in its last 16th: starts touch their last blocks in any order."""
 
@@ -143,6 +145,7 @@ class Follower:
         self._proved_bytes = 0
         """Doubtful ones that were touched."""
         self._late = 1
+        self._ahead = GivenAhead()
 
     @property
     def following(self) -> bool:
@@ -162,10 +165,29 @@ class Follower:
         """Whether it stands in a path."""
         return any(block in path.place for path in self._paths)
 
-    def touch(self, block: int, *, late: bool = False) -> None:
-        """A start touches a block for the first time; `late`: it has to wait for it."""
+    def give(self, block: int) -> bool:
+        """Whether a block that was asked for may be given to the kernel ahead of a start that is sure to need it.
+
+        Its touch is not seen then; a later one shows it (`core.ahead`).
+        """
+        if block in self._touched or block not in self._asked or block in self._doubtful:
+            return False
+        return self._ahead.give(block, list(dict.fromkeys(cursor.path for cursor in self._active())))
+
+    def touch(self, block: int, *, late: bool = False) -> list[int]:
+        """A start touches a block for the first time; `late`: it has to wait for it.
+
+        Returns the blocks that it touched before, as this one shows.
+        """
         if block in self._touched:
-            return
+            return []
+        shown = self._ahead.shown_by(block, self._paths)
+        for each in shown:
+            self._touch(each)
+        self._touch(block, late=late)
+        return shown
+
+    def _touch(self, block: int, *, late: bool = False) -> None:
         self._touched.add(block)
         if block in self._pending:
             self._pending.remove(block)

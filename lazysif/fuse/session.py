@@ -19,7 +19,6 @@ from lazysif.core.asked import Asked
 from lazysif.errors import MountError
 from lazysif.fuse.mountinfo import find_mount, mounts
 from lazysif.fuse.operations import Operations
-from lazysif.model import InodeNumber
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ class KeptConnection:
     def __init__(self, fuse_fd: int, init_fd: int, life: socket.socket, asked: Asked) -> None:
         self.asked = asked
         self.taken_over = trio.Event()
-        self._fuse_fd = fuse_fd
+        self.fuse_fd = fuse_fd
         self._init_fd = init_fd
         self._life = life
         life.setblocking(False)
@@ -69,7 +68,7 @@ class KeptConnection:
         A reply to an INIT that was answered before is refused with ENOENT, which libfuse passes over. It is sent when
         this returns and before any task runs: who waits for `taken_over` finds the kernel answered.
         """
-        os.dup2(self._fuse_fd, self._init_fd)
+        os.dup2(self.fuse_fd, self._init_fd)
         self.taken_over.set()
         self.asked.began(time.monotonic())
         self.say(b"serving")
@@ -105,17 +104,6 @@ def stop() -> None:
 def close() -> None:
     """Let go of the connection; the mount is the keeper's."""
     pyfuse3.close(unmount=False)
-
-
-def forget_pages(number: InodeNumber) -> None:
-    """Let the kernel drop what it has cached of a file.
-
-    May wait for pages that are being read: not to be called on the trio thread.
-    """
-    try:
-        pyfuse3.invalidate_inode(number)
-    except OSError as error:  # ENOENT: the kernel does not know it (any more)
-        log.debug("pages of inode %d are not dropped: %s", number, error)
 
 
 def tune(mountpoint: str, read_ahead_kb: int) -> None:

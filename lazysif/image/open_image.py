@@ -83,6 +83,8 @@ class OpenImage:
         self.refusal: LazysifError | None = None
         self.tracing: ImageTracing | None = None
         """Set where starts of this image are recorded and followed."""
+        self.give_pages: Callable[[int, Buffer], None] | None = None
+        """Puts bytes at an offset into the kernel's page cache; set while the kernel has the image open."""
 
     # --- answers ----------------------------------------------------------------------------------
 
@@ -340,9 +342,21 @@ class OpenImage:
         for batch in ask.fetch:
             self._counters.prefetch_blocks += len(batch)
             self.prefetch_blocks(batch)
-        digests = [digest for i in ask.load if (digest := self._table.get(i)) is not None]
+        blocks = {digest: i for i in ask.load if (digest := self._table.get(i)) is not None}
+        digests = list(blocks)
         for start in range(0, len(digests), _PRELOADED_AT_ONCE):
-            self._cache.preload(digests[start : start + _PRELOADED_AT_ONCE])
+            self._cache.preload(
+                digests[start : start + _PRELOADED_AT_ONCE],
+                lambda digest, data: self._give_ahead(blocks[digest], data),
+            )
+
+    def _give_ahead(self, index: int, data: Buffer) -> None:
+        """A block is in memory: the kernel gets it now where a trace says that the job will read it."""
+        if self.give_pages is None or self.refusal is not None or self.tracing is None:
+            return
+        if self.tracing.give(index):
+            self._counters.given_blocks += 1
+            self.give_pages(self.block_map.start(index), data)
 
     def prefetch_blocks(self, indices: Iterable[int]) -> list[Flight]:
         """Start what is missing of these blocks in the background, in few requests; the flights started."""
@@ -401,6 +415,7 @@ class OpenImage:
         digest = Digest(blake3(data).digest())
         self._cache.put(digest, data, pinned=index in self._pinned)
         self._table.set(index, digest)
+        self._give_ahead(index, data)
 
     async def room(self, size_bytes: int = 1) -> None:
         await self._cache.wait_room(size_bytes)

@@ -52,19 +52,22 @@ class ImageTracing:
             self._began()
         if block in self.touched:
             return False
-        self.touched.add(block)
         self._last_s = now_s
+        late = late and self.names(block)
+        shown = self._follower.touch(block, late=late) if self._follower is not None else []
+        self.touched.update(shown, (block,))
         if self._recording is not None:
-            self._recording.add(block, now_s)
-        if self._follower is None:
-            return False
-        late = late and self._follower.names(block)
-        self._follower.touch(block, late=late)
+            for each in (*shown, block):
+                self._recording.add(each, now_s)
         return late
 
     def ask(self, is_missing: Callable[[int], bool]) -> Ask | None:
         """What to bring now."""
         return self._follower.ask(is_missing) if self._follower is not None else None
+
+    def give(self, block: int) -> bool:
+        """Whether the kernel may be given a block that has just come, ahead of the job that will read it."""
+        return self._follower is not None and self._follower.give(block)
 
     def names(self, block: int) -> bool:
         """Whether a start is known that touched this block."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -53,6 +54,7 @@ class Tree:
     lookup_timeout_s, read_timeout_s: within which every look-up and read ends, in data or an error.
     whole_file_timeout_s: the same for reads of a file that its origin only sends whole.
     asked: since when requests wait that a predecessor of this daemon left.
+    give_pages: puts bytes of a file at an offset into the kernel's page cache.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Tree:
         read_timeout_s: float = 60.0,
         whole_file_timeout_s: float = 600.0,
         asked: Asked | None = None,
+        give_pages: Callable[[InodeNumber, int, Buffer], None] = lambda number, offset, data: None,
     ) -> None:
         self._remotes = dict(remotes)
         self._fixed = fixed or FixedNames({})
@@ -83,6 +86,7 @@ class Tree:
         self._waiting_reads = 0
         self.in_hand = InHand()
         self._asked = asked or Asked()
+        self._give_pages = give_pages
         self._given_up = GivenUp()
         self._lookup_timeout_s = lookup_timeout_s
         self._read_timeout_s = read_timeout_s
@@ -245,7 +249,7 @@ class Tree:
         for number in self._lookups.forget(returned):
             self._nodes.pop(number, None)
             self._directories.pop(number, None)
-            self._reading.pop(number, None)
+            self._stop_reading(number)
 
     # --- directories ------------------------------------------------------------------------------
 
@@ -322,14 +326,24 @@ class Tree:
         await self._in_time("open", number, self._open, number)
 
     async def _open(self, number: InodeNumber) -> None:
-        self._reading[number] = await self._images.open(await self._image(number))
+        self._reads(number, await self._images.open(await self._image(number)))
+
+    def _reads(self, number: InodeNumber, opened: OpenImage) -> None:
+        """The kernel reads an image under this number; what it has under another one is not given ahead."""
+        self._reading[number] = opened
+        opened.give_pages = partial(self._give_pages, number)
 
     async def release(self, number: InodeNumber) -> None:
         """A handle is closed."""
         image = await self._in_time("release", number, self._image, number)
         self._images.release(image)
         if not self._images.handles(image.id):
-            self._reading.pop(number, None)
+            self._stop_reading(number)
+
+    def _stop_reading(self, number: InodeNumber) -> None:
+        opened = self._reading.pop(number, None)
+        if opened is not None:
+            opened.give_pages = None
 
     async def _image(self, number: InodeNumber) -> Image:
         meaning = self._nodes.get(number) or await self._restore(number)
@@ -391,7 +405,8 @@ class Tree:
 
     async def _reopen(self, number: InodeNumber) -> OpenImage:
         """The image of a handle that a predecessor gave out."""
-        opened = self._reading[number] = await self._images.get(await self._image(number))
+        opened = await self._images.get(await self._image(number))
+        self._reads(number, opened)
         return opened
 
     async def _read_cached(

@@ -32,6 +32,7 @@ from lazysif.transport.httpx_transport import HttpxTransport
 from lazysif.transport.proxy import Proxy
 from tests.registries.scenarios import sha256
 from tests.support.images import BuiltImage
+from tests.support.loopback import Log
 from tests.support.mount import Mount, scrubbed_environment
 from tests.support.nginx import covered_bytes
 from tests.support.site_caches import NginxCache, SigningCache, SiteCache, SquidCache, VarnishCache
