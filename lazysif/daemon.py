@@ -7,6 +7,7 @@ kernel, control socket, cache, fetches, state.
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import logging
 import os
@@ -76,6 +77,8 @@ def run(config: Config, mountpoint: str, connection: session.KeptConnection) -> 
         ConfigError, LocalDirectoryError, MountError: it never served.
     """
     _limit_malloc_arenas()
+    # what is loaded stays: to look through it for garbage takes 41 ms, in the middle of a first start
+    gc.freeze()
     with ExitStack() as stack:
         prepare_directory(config.state.dir, "state")
         prepare_directory(config.cache.dir, "cache")
