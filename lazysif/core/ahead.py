@@ -12,7 +12,7 @@ blocks cached asked us for 3,920 reads, and spent 1.5 s with one under way; with
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Protocol
 
 _EVERY = ((64, 4), (256, 8))
@@ -39,9 +39,9 @@ def is_watched(place: int) -> bool:
     return place % every(place) == 0
 
 
-def last_watched(count: int) -> int:
-    """The last watched place of a path of so many blocks."""
-    return (count - 1) // every(count - 1) * every(count - 1)
+def next_watched(place: int) -> int:
+    """The watched place that shows what was given before it."""
+    return (place // every(place) + 1) * every(place)
 
 
 class GivenAhead:
@@ -50,20 +50,18 @@ class GivenAhead:
     def __init__(self) -> None:
         self._given: set[int] = set()
 
-    def give(self, block: int, paths: Sequence[Path]) -> bool:
+    def give(self, block: int, paths: Sequence[Path], touched: Container[int]) -> bool:
         """Whether a block may be given, once.
 
         Args:
             paths: all that a start may be on; each must hold the block, and none watch it.
+            touched: blocks whose touch was seen, and shows nothing any more.
         """
-        if block in self._given or not paths:
+        if block in self._given or not all(_will_show(path, block, touched) for path in paths):
             return False
-        for path in paths:
-            place = path.place.get(block)
-            if place is None or is_watched(place) or place > last_watched(len(path.blocks)):
-                return False
-        self._given.add(block)
-        return True
+        if paths:
+            self._given.add(block)
+        return bool(paths)
 
     def shown_by(self, block: int, paths: Sequence[Path]) -> list[int]:
         """The given blocks that were read, as a touch of this one shows; each once, in the order of the path."""
@@ -78,3 +76,12 @@ class GivenAhead:
                 shown.extend(each for each in since if each in self._given)
                 self._given.difference_update(shown)
         return shown
+
+
+def _will_show(path: Path, block: int, touched: Container[int]) -> bool:
+    """Whether a touch that is still to come on this path shows that the block was read."""
+    place = path.place.get(block)
+    if place is None or is_watched(place):
+        return False
+    shows = next_watched(place)
+    return shows < len(path.blocks) and path.blocks[shows] not in touched

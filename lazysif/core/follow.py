@@ -172,7 +172,8 @@ class Follower:
         """
         if block in self._touched or block not in self._asked or block in self._doubtful:
             return False
-        return self._ahead.give(block, list(dict.fromkeys(cursor.path for cursor in self._active())))
+        paths = list(dict.fromkeys(cursor.path for cursor in self._active()))
+        return self._ahead.give(block, paths, self._touched)
 
     def touch(self, block: int, *, late: bool = False) -> list[int]:
         """A start touches a block for the first time; `late`: it has to wait for it.

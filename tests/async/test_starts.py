@@ -199,6 +199,47 @@ async def test_what_lies_on_disk_is_brought_into_memory_ahead(tmp_path):
         assert not origin.requests, "the daemon before was told a moment ago what the name means"
 
 
+@pytest.mark.parametrize("cached", [True, False])
+async def test_the_kernel_is_given_what_a_trace_names_and_the_recording_misses_nothing(tmp_path, cached):
+    """Its page cache answers what it was given: those reads never come, and later ones show them."""
+    await learn(tmp_path)
+    if not cached:
+        empty_cache(tmp_path)
+    pages = {}
+    async with world(tmp_path, origin_of_job(), starts=QUICK, cache={"memory_bytes": 2**22}) as it:
+        number = await it.open("a.sif")
+        (opened,) = it.images.listed()
+        opened.give_pages = lambda offset, data: pages.update({offset // BLOCK: bytes(data)})
+        await it.read(number, 0, 100)
+        await until(lambda: len(pages) >= 75)
+        for block in JOB:
+            if block not in pages:
+                await it.read(number, block * BLOCK, 100)
+        assert opened.tracing.touched >= set(JOB[:-8])
+        await it.tree.release(number)
+        assert opened.give_pages is None, "the kernel has let go of it"
+        await settle(it)
+        assert it.counters.given_blocks == len(pages)
+    assert pages.keys() < set(JOB)
+    assert all(data == DATA[block * BLOCK : (block + 1) * BLOCK] for block, data in pages.items())
+    (path,) = TraceStore(tmp_path / "state").load(KEY).paths
+    assert set(path.blocks) == set(JOB)
+
+
+async def test_the_kernel_is_given_nothing_of_an_image_that_was_refused(tmp_path):
+    await learn(tmp_path)
+    async with world(tmp_path, origin_of_job(), starts=QUICK) as it:
+        number = await it.open("a.sif")
+        (opened,) = it.images.listed()
+        given = []
+        opened.give_pages = lambda offset, data: given.append(offset)
+        await it.read(number, 0, 100)
+        opened.refuse(SourceUnavailable("not what it should be"))
+        given.clear()
+        await trio.sleep(0.1)
+        assert given == []
+
+
 async def test_a_second_node_learns_from_a_folder(tmp_path):
     shared, one, two = (tmp_path / name for name in ("shared", "one", "two"))
     for directory in (shared, one, two):

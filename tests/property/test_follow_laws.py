@@ -92,6 +92,44 @@ def test_a_start_that_was_recorded_and_is_followed_waits_for_little(blocks):
     assert asked == set(blocks[1:])
 
 
+@given(BLOCKS, st.booleans())
+def test_a_start_whose_reads_the_kernel_answers_is_followed_to_the_end(blocks, cached):
+    """Given blocks are touched unseen, and still all is asked for, and all but the very last is known to be read."""
+    follower = Follower([blocks], lambda _: SIZE, FollowLimits(floor_bytes=64 * SIZE, least_batch=4))
+    asked, known, given_ahead = set(), set(), set()
+    for block in blocks:
+        if block in given_ahead:
+            continue
+        shown = follower.touch(block)
+        assert set(shown) <= given_ahead - known, "only what was given is shown, once"
+        known.update(shown, (block,))
+        ask = follower.ask(lambda _: not cached)
+        new = [*ask.load, *(index for batch in ask.fetch for index in batch)]
+        assert not known.intersection(new)
+        asked.update(new)
+        given_ahead.update(index for index in new if follower.give(index))
+        assert not any(map(follower.give, given_ahead | known)), "given once, and not what was touched"
+    assert asked == set(blocks[1:])
+    assert known == set(blocks)
+    assert follower.pending_bytes == 0
+
+
+@given(LIMITS, starts(), st.data())
+def test_the_kernel_is_given_only_what_was_asked_for_and_not_touched(limits, case, data):
+    paths, touches = case
+    follower = Follower(paths, length, limits)
+    asked, touched, given_ahead = set(), set(), set()
+    for block in touches:
+        touched.update(follower.touch(block), (block,))
+        ask = follower.ask(lambda _: True)
+        asked.update(index for batch in ask.fetch for index in batch)
+        for index in data.draw(st.lists(st.integers(0, COUNT - 1), max_size=10)) + sorted(asked)[:20]:
+            if follower.give(index):
+                assert index in asked - touched - given_ahead
+                given_ahead.add(index)
+        assert sum(length(index) for index in asked - touched) == follower.pending_bytes
+
+
 @given(BLOCKS, st.lists(st.integers(COUNT, 2 * COUNT), min_size=60, max_size=200, unique=True))
 def test_a_start_that_leaves_the_path_stops_it(blocks, elsewhere):
     limits = FollowLimits(floor_bytes=4 * SIZE, most_floor_bytes=8 * SIZE, least_batch=2)

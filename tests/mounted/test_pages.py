@@ -1,0 +1,187 @@
+"""What the kernel is given ahead of a job: its own bytes, in time, and never at the price of a stuck daemon."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.nginx import Nginx
+from lazysif.traces.store import TraceStore
+from tests.support.faults import StallBeforeHead
+from tests.support.mount import Mount, wait_until
+from tests.support.raw_origin import RawOrigin
+
+pytestmark = [pytest.mark.mounted, pytest.mark.timeout(180)]
+
+MakeMount = Callable[..., Mount]
+BLOCK = 128 << 10
+COUNT = 400
+DATA = random.Random(21).randbytes(COUNT * BLOCK - 5000)
+PATH = [0, *random.Random(22).sample(range(1, COUNT - 1), 300)]
+
+
+def read_as_a_job(file: Path, seed: int) -> None:
+    """Pieces of each block of the path, in its order, each compared."""
+    rng = random.Random(seed)
+    with file.open("rb", buffering=0) as image:
+        for block in PATH:
+            offset = block * BLOCK + rng.choice([0, 4096, 32768, 100_000])
+            size = rng.choice([4096, 16384, 60_000, BLOCK])
+            assert os.pread(image.fileno(), size, offset) == DATA[offset : offset + size]
+
+
+def learned(nginx: Nginx, lazysif: MakeMount) -> Mount:
+    """A mount anew, whose daemon knows what starts of its image read and has all of that on disk."""
+    (nginx.root / "image.sif").write_bytes(DATA)
+    mount = lazysif(nginx.url)
+    read_as_a_job(mount.path / "image.sif", 1)
+    mount.umount()
+    assert len(list(TraceStore(mount.state_dir).traces())) == 1
+    return mount.start()
+
+
+def test_most_of_a_known_start_is_read_without_the_daemon(nginx: Nginx, lazysif: MakeMount) -> None:
+    mount = learned(nginx, lazysif)
+    image = mount.path / "image.sif"
+    with image.open("rb") as begun:
+        begun.read(100)
+        wait_until(lambda: mount.counters()["given_blocks"] > 8, "nothing is given")
+        read_as_a_job(image, 2)
+    counters = mount.counters()
+    assert counters["given_blocks"] > len(PATH) / 2
+    assert counters["read_requests"] < 2 * len(PATH)
+    mount.umount()
+    (trace,) = TraceStore(mount.state_dir).traces()
+    forgotten = set(PATH) - set(trace.paths[0].blocks)
+    assert len(forgotten) <= 16, "what was not seen is not forgotten"
+    with mount.start().path.joinpath("image.sif").open("rb") as begun:
+        begun.read(100)
+        wait_until(lambda: mount.counters()["given_blocks"] > 8, "nothing is given")
+        assert image.read_bytes() == DATA
+        assert mount.counters()["errors"] == 0
+
+
+def test_jobs_read_their_bytes_while_daemons_that_give_pages_are_killed(
+    nginx: Nginx, lazysif: MakeMount
+) -> None:
+    mount = learned(nginx, lazysif)
+    failed: list[BaseException] = []
+
+    def job(seed: int) -> None:
+        try:
+            read_as_a_job(mount.path / "image.sif", seed)
+        except BaseException as error:  # noqa: BLE001 - told below
+            failed.append(error)
+
+    for turn in range(4):
+        jobs = [threading.Thread(target=job, args=(10 * turn + n,)) for n in range(3)]
+        for each in jobs:
+            each.start()
+        time.sleep(0.02 * turn)
+        os.kill(mount.adopt().pid, signal.SIGKILL)
+        for each in jobs:
+            each.join(60)
+            assert not each.is_alive()
+        wait_until(lambda: bool(mount.status_or_none()), "no daemon serves")
+        with (mount.path / "image.sif").open("rb") as image:
+            os.posix_fadvise(image.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert failed == []
+    mount.adopt()
+
+
+GIVER = """
+import sys, time
+from lazysif.fuse.pages import Pages
+fd, number, offset = map(int, sys.argv[1:4])
+Pages(fd).give(number, offset, bytes.fromhex(sys.argv[4]))
+print("given", flush=True)
+time.sleep(60)
+"""
+_PIDFD_GETFD = 438
+
+
+def connection_of(mount: Mount) -> int:
+    """A duplicate of the daemon's /dev/fuse."""
+    of_daemon = next(
+        int(link.name) for link in Path(f"/proc/{mount.pid}/fd").iterdir() if os.readlink(link) == "/dev/fuse"
+    )
+    pidfd = os.pidfd_open(mount.pid)
+    try:
+        fd = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, pidfd, of_daemon, 0)
+        assert fd >= 0, os.strerror(ctypes.get_errno())
+        return int(fd)
+    finally:
+        os.close(pidfd)
+
+
+def waiting_in_the_kernel() -> list[int]:
+    """Processes that hand on pages, and cannot be killed at this moment."""
+    found = []
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = b"pages_process.py" in (directory / "cmdline").read_bytes()
+            if ours and ") D " in (directory / "stat").read_text():
+                found.append(int(directory.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes a descriptor out of another process")
+def test_who_gives_a_page_that_is_being_read_can_be_killed(tmp_path: Path, lazysif: MakeMount) -> None:
+    """The kernel makes it wait, where no signal reaches it, for an answer that only the daemon can give.
+
+    Regression: a thread of the daemon did so. A daemon that was stopped or killed then never came to its end, held
+    its state directory, and the mount was given up.
+    """
+    data = random.Random(1).randbytes(1 << 20)
+    stalled = threading.Event()
+    got: list[bytes] = []
+    with RawOrigin(
+        {"/x.img": data}, decide=lambda _: StallBeforeHead() if stalled.is_set() else None
+    ) as origin:
+        config = tmp_path / "c.toml"
+        config.write_text(f'[remote.a]\nkind = "http"\nurl = "{origin.url}"\nstall_timeout = 5\n')
+        mount = lazysif(config=config)
+        image = os.open(mount.path / "a/x.img", os.O_RDONLY)
+        stalled.set()
+        reader = threading.Thread(target=lambda: got.append(os.pread(image, 4096, 901_120)))
+        reader.start()
+        wait_until(lambda: mount.status()["requests"]["oldest_s"] > 0.2, "the reader does not wait")
+        connection = connection_of(mount)
+        told = [str(connection), str(os.fstat(image).st_ino), "901120", data[901_120:905_216].hex()]
+        giver = subprocess.Popen(
+            [sys.executable, "-c", GIVER, *told], pass_fds=[connection], stdout=subprocess.PIPE
+        )
+        os.close(connection)
+        try:
+            assert giver.stdout is not None
+            assert giver.stdout.readline() == b"given\n"
+            wait_until(lambda: bool(waiting_in_the_kernel()), "nobody waits for the page")
+            began_s = time.monotonic()
+            giver.kill()
+            giver.wait(5)
+            assert time.monotonic() - began_s < 2
+            old = mount.pid
+            os.kill(old, signal.SIGKILL)
+            wait_until(lambda: mount.status_or_none().get("pid", old) != old, "no daemon serves")
+            assert waiting_in_the_kernel()
+        finally:
+            stalled.clear()
+            giver.kill()
+            giver.communicate()
+            reader.join(60)
+            os.close(image)
+        assert got == [data[901_120:905_216]]
+        wait_until(lambda: not waiting_in_the_kernel(), "it still waits")
+        mount.adopt().umount()
