@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from bench.nginx import Nginx
+from lazysif.fuse.pages import Pages
 from lazysif.traces.store import TraceStore
 from tests.support.faults import StallBeforeHead
 from tests.support.mount import Mount, wait_until
@@ -122,6 +123,42 @@ def connection_of(mount: Mount) -> int:
         return int(fd)
     finally:
         os.close(pidfd)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes a descriptor out of another process")
+def test_pages_that_are_given_are_read_and_pages_that_are_dropped_are_asked_for_again(
+    nginx: Nginx, lazysif: MakeMount
+) -> None:
+    (nginx.root / "x.img").write_bytes(DATA)
+    mount = lazysif(nginx.url)
+    connection = connection_of(mount)
+    pages = Pages(connection)
+    try:
+        with (mount.path / "x.img").open("rb", buffering=0) as image:
+            number = os.fstat(image.fileno()).st_ino
+
+            def read_requests_for(offset: int) -> int:
+                before = mount.counters()["read_requests"]
+                assert os.pread(image.fileno(), 4096, offset) == DATA[offset : offset + 4096]
+                return mount.counters()["read_requests"] - before
+
+            assert read_requests_for(20 * BLOCK) > 0
+            assert read_requests_for(20 * BLOCK) == 0
+            pages.give(number, 60 * BLOCK, DATA[60 * BLOCK : 61 * BLOCK])
+            pages.drop(
+                77
+            )  # in the order of asking: what was given before is there; and nobody knows this file
+            assert [read_requests_for(60 * BLOCK + n * 4096) for n in (0, 7, 16, 31)] == [0] * 4
+            pages.drop(number)
+            assert read_requests_for(20 * BLOCK) > 0
+            assert read_requests_for(60 * BLOCK) > 0
+            pages.process.kill()
+            pages.process.wait()
+            pages.give(number, 0, DATA[:BLOCK])
+            pages.drop(number)  # nobody is kept waiting by a process that is gone
+    finally:
+        pages.close()
+        os.close(connection)
 
 
 def waiting_in_the_kernel() -> list[int]:
