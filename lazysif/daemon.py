@@ -169,7 +169,7 @@ class Daemon:
                 whole_file_timeout_s=max(r.whole_file_timeout for r in self._all_remotes),
                 fixed=FixedNames(self._image_names.fixed),
                 asked=connection.asked,
-                give_pages=pages.give,
+                give_pages=pages.give if config.traces.give_pages else None,
             )
             if images.verifier is not None:
                 images.verifier.on_refused = lambda image_id: _drop_pages(tree, pages, image_id)

@@ -37,6 +37,14 @@ def mount_at(root: Path, url: str | None = None, config: Path | None = None) -> 
     )
 
 
+def giving_at(root: Path, url: str) -> Mount:
+    """The same, of a daemon that gives the kernel pages ahead of the job (`give_pages`); its remote is `REMOTE`."""
+    root.mkdir(exist_ok=True)
+    config = root / "lazysif.toml"
+    config.write_text(f'[traces]\ngive_pages = true\n[remote.{REMOTE}]\nkind = "http"\nurl = "{url}"\n')
+    return mount_at(root, config=config)
+
+
 class Cold:
     """A new mount with an empty cache for each start, which nothing is known to."""
 
@@ -73,10 +81,13 @@ class Traced(Cold):
     origin without a line: order counts, not time.
     """
 
-    def __init__(self, stage: Stage, traces: Traces, *, of_heavy_only: bool) -> None:
+    def __init__(
+        self, stage: Stage, traces: Traces, *, of_heavy_only: bool = False, giving: bool = False
+    ) -> None:
         super().__init__(stage)
         self._traces = traces
         self._of_heavy_only = of_heavy_only
+        self._giving = giving
         self._learned = Path()
 
     def prepare(self, jobs: list[str]) -> None:
@@ -84,7 +95,10 @@ class Traced(Cold):
 
     def mount(self, room: Path) -> Mount:
         shutil.copytree(self._learned, room / "state" / TRACES)
-        return super().mount(room)
+        return giving_at(room, self._stage.line.url) if self._giving else super().mount(room)
+
+    def image(self, mount: Mount) -> Path:
+        return mount.path / REMOTE / NAME if self._giving else super().image(mount)
 
 
 class Traces:
@@ -158,15 +172,16 @@ class Shared(Cold):
 class Cache:
     """A mount whose cache has what the jobs need, for `Cached`."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, *, giving: bool = False) -> None:
         self._stage = stage
+        self._giving = giving
         self._room = stage.room("cached")
         self._filled: set[str] = set()
-        self.mount = mount_at(self._room, stage.line.url)
+        self.mount = (giving_at if giving else mount_at)(self._room, stage.line.url)
 
     @property
     def image(self) -> Path:
-        return self.mount.path / NAME
+        return self.mount.path / REMOTE / NAME if self._giving else self.mount.path / NAME
 
     def fill(self, jobs: list[str]) -> None:
         if not self.mount.is_mounted():

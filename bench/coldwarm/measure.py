@@ -122,11 +122,13 @@ def system_named(
         "download": lambda: Download(stage),
         "rclone": lambda: Rclone(stage),
         "cold": lambda: Cold(stage),
-        "cold-trace": lambda: Traced(stage, traces, of_heavy_only=False),
+        "cold-trace": lambda: Traced(stage, traces),
+        "cold-trace-pages": lambda: Traced(stage, traces, giving=True),
         "cold-heavy-trace": lambda: Traced(stage, traces, of_heavy_only=True),
         "cold-folder": lambda: Shared(stage, by_put=False),
         "cold-put": lambda: Shared(stage, by_put=True),
         "warm": lambda: Cached(stage, cache, hot=False),
+        "warm-pages": lambda: Cached(stage, Cache(stage, giving=True), hot=False),
         "hot": lambda: Cached(stage, cache, hot=True),
     }
     return makers[name]()

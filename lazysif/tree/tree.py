@@ -54,7 +54,7 @@ class Tree:
     lookup_timeout_s, read_timeout_s: within which every look-up and read ends, in data or an error.
     whole_file_timeout_s: the same for reads of a file that its origin only sends whole.
     asked: since when requests wait that a predecessor of this daemon left.
-    give_pages: puts bytes of a file at an offset into the kernel's page cache.
+    give_pages: puts bytes of a file at an offset into the kernel's page cache, where that is wanted.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Tree:
         read_timeout_s: float = 60.0,
         whole_file_timeout_s: float = 600.0,
         asked: Asked | None = None,
-        give_pages: Callable[[InodeNumber, int, Buffer], None] = lambda number, offset, data: None,
+        give_pages: Callable[[InodeNumber, int, Buffer], None] | None = None,
     ) -> None:
         self._remotes = dict(remotes)
         self._fixed = fixed or FixedNames({})
@@ -331,7 +331,8 @@ class Tree:
     def _reads(self, number: InodeNumber, opened: OpenImage) -> None:
         """The kernel reads an image under this number; what it has under another one is not given ahead."""
         self._reading[number] = opened
-        opened.give_pages = partial(self._give_pages, number)
+        if self._give_pages is not None:
+            opened.give_pages = partial(self._give_pages, number)
 
     async def release(self, number: InodeNumber) -> None:
         """A handle is closed."""

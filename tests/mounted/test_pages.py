@@ -41,19 +41,23 @@ def read_as_a_job(file: Path, seed: int) -> None:
             assert os.pread(image.fileno(), size, offset) == DATA[offset : offset + size]
 
 
-def learned(nginx: Nginx, lazysif: MakeMount) -> Mount:
+def learned(nginx: Nginx, lazysif: MakeMount, directory: Path) -> Mount:
     """A mount anew, whose daemon knows what starts of its image read and has all of that on disk."""
     (nginx.root / "image.sif").write_bytes(DATA)
-    mount = lazysif(nginx.url)
-    read_as_a_job(mount.path / "image.sif", 1)
+    config = directory / "c.toml"
+    config.write_text(f'[traces]\ngive_pages = true\n[remote.a]\nkind = "http"\nurl = "{nginx.url}"\n')
+    mount = lazysif(config=config)
+    read_as_a_job(mount.path / "a/image.sif", 1)
     mount.umount()
     assert len(list(TraceStore(mount.state_dir).traces())) == 1
     return mount.start()
 
 
-def test_most_of_a_known_start_is_read_without_the_daemon(nginx: Nginx, lazysif: MakeMount) -> None:
-    mount = learned(nginx, lazysif)
-    image = mount.path / "image.sif"
+def test_most_of_a_known_start_is_read_without_the_daemon(
+    nginx: Nginx, lazysif: MakeMount, tmp_path: Path
+) -> None:
+    mount = learned(nginx, lazysif, tmp_path)
+    image = mount.path / "a/image.sif"
     with image.open("rb") as begun:
         begun.read(100)
         wait_until(lambda: mount.counters()["given_blocks"] > 8, "nothing is given")
@@ -65,7 +69,7 @@ def test_most_of_a_known_start_is_read_without_the_daemon(nginx: Nginx, lazysif:
     (trace,) = TraceStore(mount.state_dir).traces()
     forgotten = set(PATH) - set(trace.paths[0].blocks)
     assert len(forgotten) <= 16, "what was not seen is not forgotten"
-    with mount.start().path.joinpath("image.sif").open("rb") as begun:
+    with mount.start().path.joinpath("a/image.sif").open("rb") as begun:
         begun.read(100)
         wait_until(lambda: mount.counters()["given_blocks"] > 8, "nothing is given")
         assert image.read_bytes() == DATA
@@ -73,14 +77,14 @@ def test_most_of_a_known_start_is_read_without_the_daemon(nginx: Nginx, lazysif:
 
 
 def test_jobs_read_their_bytes_while_daemons_that_give_pages_are_killed(
-    nginx: Nginx, lazysif: MakeMount
+    nginx: Nginx, lazysif: MakeMount, tmp_path: Path
 ) -> None:
-    mount = learned(nginx, lazysif)
+    mount = learned(nginx, lazysif, tmp_path)
     failed: list[BaseException] = []
 
     def job(seed: int) -> None:
         try:
-            read_as_a_job(mount.path / "image.sif", seed)
+            read_as_a_job(mount.path / "a/image.sif", seed)
         except BaseException as error:  # noqa: BLE001 - told below
             failed.append(error)
 
@@ -94,7 +98,7 @@ def test_jobs_read_their_bytes_while_daemons_that_give_pages_are_killed(
             each.join(60)
             assert not each.is_alive()
         wait_until(lambda: bool(mount.status_or_none()), "no daemon serves")
-        with (mount.path / "image.sif").open("rb") as image:
+        with (mount.path / "a/image.sif").open("rb") as image:
             os.posix_fadvise(image.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     assert failed == []
     mount.adopt()
@@ -152,6 +156,7 @@ def test_pages_that_are_given_are_read_and_pages_that_are_dropped_are_asked_for_
             pages.drop(number)
             assert read_requests_for(20 * BLOCK) > 0
             assert read_requests_for(60 * BLOCK) > 0
+            assert pages.process is not None
             pages.process.kill()
             pages.process.wait()
             pages.give(number, 0, DATA[:BLOCK])
