@@ -37,12 +37,17 @@ def mount_at(root: Path, url: str | None = None, config: Path | None = None) -> 
     )
 
 
-def giving_at(root: Path, url: str) -> Mount:
-    """The same, of a daemon that gives the kernel pages ahead of the job (`give_pages`); its remote is `REMOTE`."""
+def configured_at(root: Path, url: str, traces: str) -> Mount:
+    """The same, with these lines in [traces]; its remote is `REMOTE`."""
     root.mkdir(exist_ok=True)
     config = root / "lazysif.toml"
-    config.write_text(f'[traces]\ngive_pages = true\n[remote.{REMOTE}]\nkind = "http"\nurl = "{url}"\n')
+    config.write_text(f'[traces]\n{traces}\n[remote.{REMOTE}]\nkind = "http"\nurl = "{url}"\n')
     return mount_at(root, config=config)
+
+
+def giving_at(root: Path, url: str) -> Mount:
+    """The same, of a daemon that gives the kernel pages ahead of the job."""
+    return configured_at(root, url, "give_pages = true")
 
 
 class Cold:
@@ -151,13 +156,8 @@ class Shared(Cold):
             shutil.rmtree(room, ignore_errors=True)
 
     def _node(self, room: Path, url: str) -> Mount:
-        room.mkdir(exist_ok=True)
         share = f'url = "{url}/{PUT_BELOW}"\nput = true' if self._by_put else f'dir = "{self._room}/folder"'
-        config = room / "lazysif.toml"
-        config.write_text(
-            f'[traces]\n{share}\noffer_within = 0\n[remote.{REMOTE}]\nkind = "http"\nurl = "{url}"\n'
-        )
-        return mount_at(room, config=config)
+        return configured_at(room, url, f"{share}\noffer_within = 0")
 
     def mount(self, room: Path) -> Mount:
         return self._node(room, self._stage.line.url)

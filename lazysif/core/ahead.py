@@ -57,11 +57,10 @@ class GivenAhead:
             paths: all that a start may be on; each must hold the block, and none watch it.
             touched: blocks whose touch was seen, and shows nothing any more.
         """
-        if block in self._given or not all(_will_show(path, block, touched) for path in paths):
+        if block in self._given or not paths or not all(_will_show(path, block, touched) for path in paths):
             return False
-        if paths:
-            self._given.add(block)
-        return bool(paths)
+        self._given.add(block)
+        return True
 
     def shown_by(self, block: int, paths: Sequence[Path]) -> list[int]:
         """The given blocks that were read, as a touch of this one shows; each once, in the order of the path."""

@@ -149,9 +149,8 @@ def test_pages_that_are_given_are_read_and_pages_that_are_dropped_are_asked_for_
             assert read_requests_for(20 * BLOCK) > 0
             assert read_requests_for(20 * BLOCK) == 0
             pages.give(number, 60 * BLOCK, DATA[60 * BLOCK : 61 * BLOCK])
-            pages.drop(
-                77
-            )  # in the order of asking: what was given before is there; and nobody knows this file
+            # nobody knows this file; and in the order of asking, what was given before is there then
+            pages.drop(77)
             assert [read_requests_for(60 * BLOCK + n * 4096) for n in (0, 7, 16, 31)] == [0] * 4
             pages.drop(number)
             assert read_requests_for(20 * BLOCK) > 0
