@@ -52,7 +52,12 @@ class ControlServer:
         self._views = {"/status": status, **(views or {})}
         self._verbs = dict(verbs or {})
         self._server = waitress.create_server(
-            self._answer, unix_socket=str(path), unix_socket_perms="600", threads=2, ident="lazysif"
+            self._answer,
+            unix_socket=str(path),
+            unix_socket_perms="600",
+            threads=2,
+            ident="lazysif",
+            asyncore_use_poll=True,  # select(2) takes no descriptor above 1023, which a busy daemon has
         )
         self._thread = threading.Thread(target=self._server.run, name="control", daemon=True)
 
@@ -73,7 +78,10 @@ class ControlServer:
             closed.set()
 
         if self._thread.is_alive():
-            self._server.trigger.pull_trigger(close)
+            trigger = self._server.trigger
+            with trigger.lock:  # its thread runs no thunk before our byte is written, whoever woke it
+                trigger.thunks.append(close)
+                trigger.pull_trigger()
             closed.wait(_LAST_ANSWERS_S)
         else:
             close()

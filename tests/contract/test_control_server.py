@@ -2,6 +2,8 @@
 
 import logging
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -39,6 +41,44 @@ def test_an_answer_under_way_is_finished_before_the_server_closes(tmp_path, capl
     assert [record.getMessage() for record in caplog.records] == []
     assert not path.exists()
     asking.join(10)
+
+
+def test_closing_writes_no_byte_behind_the_close(tmp_path, monkeypatch):
+    """Woken by another's byte, its thread closed the descriptor before ours was written: 25 closes of 1000."""
+    server = ControlServer(tmp_path / "control.sock", dict)
+    server.start()
+    pull = server._server.trigger._physical_pull
+
+    def pull_behind_another():
+        pull()
+        time.sleep(0.05)
+        pull()
+
+    monkeypatch.setattr(server._server.trigger, "_physical_pull", pull_behind_another)
+    server.close()
+    server._thread.join(5)
+    assert not server._thread.is_alive()
+
+
+def test_a_process_with_many_files_open_is_still_asked(tmp_path):
+    """Its thread ended at the first connection with a number above 1023, with a traceback on the daemon's log."""
+    script = """if True:
+        import os, pathlib, resource, sys
+        from lazysif.control.client import fetch_status
+        from lazysif.control.server import ControlServer
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 2048), most))
+        path = pathlib.Path(sys.argv[1])
+        server = ControlServer(path, lambda: {"pid": 1})
+        server.start()
+        files = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+        print(fetch_status(path))
+        server.close()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "control.sock"], capture_output=True, text=True, timeout=30
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("{'pid': 1}\n", "", 0)
 
 
 @pytest.mark.parametrize("started", [True, False])
