@@ -86,11 +86,11 @@ class TracesConfig(Table, frozen=True, kw_only=True):
     """[traces]: starts are recorded, followed and shared. `url` takes traces where `put` is true.
 
     `offer_within` in seconds: the nodes of an array do not write all at once. `give_pages`: what they name goes into
-    the kernel's page cache ahead of jobs; why not by default, see `fuse.pages`.
+    the kernel's page cache ahead of jobs (`fuse.pages`).
     """
 
     enabled: bool = True
-    give_pages: bool = False
+    give_pages: bool = True
     dir: Path | None = None
     url: str = ""
     put: bool = False

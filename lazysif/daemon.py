@@ -43,7 +43,7 @@ from lazysif.fuse.pages import Pages
 from lazysif.image.open_image import OpenImage
 from lazysif.image.starts import Starts
 from lazysif.image_names import ImageNames
-from lazysif.model import Image, ImageId, Transport
+from lazysif.model import Image, Transport
 from lazysif.remotes import make_transport, routes_of, source_of
 from lazysif.telemetry import Counters
 from lazysif.traces.configured import shares_of
@@ -95,11 +95,6 @@ def run(config: Config, mountpoint: str, connection: session.KeptConnection) -> 
             raise _ours(group) from group
 
 
-def _drop_pages(tree: Tree, pages: Pages, image_id: ImageId) -> None:
-    for number in tree.numbers_of(image_id):
-        pages.drop(number)
-
-
 def _limit_malloc_arenas() -> None:
     """glibc gives each thread an arena and returns little of it: 181 MB resident after five readers of 20 open
     images, 133 MB with two arenas."""
@@ -139,7 +134,7 @@ class Daemon:
     async def main(self, connection: session.KeptConnection) -> None:
         config = self._config
         cache = self._cache = BlockCache(self._cache_settings(), self._counters)
-        pages = Pages(connection.fuse_fd)
+        pages = Pages(self._mountpoint, connection.fuse_fd)
         async with trio.open_nursery() as nursery:
             await nursery.start(cache.run)
             if self._engine is not None:
@@ -169,11 +164,11 @@ class Daemon:
                 whole_file_timeout_s=max(r.whole_file_timeout for r in self._all_remotes),
                 fixed=FixedNames(self._image_names.fixed),
                 asked=connection.asked,
-                give_pages=pages.give if config.traces.give_pages else None,
+                pages=pages if self._gives_pages else None,
             )
             if images.verifier is not None:
-                images.verifier.on_refused = lambda image_id: _drop_pages(tree, pages, image_id)
-            operations = Operations(tree, self._counters, config.cache.block_size)
+                images.verifier.on_refused = lambda image_id: pages.drop(tree.numbers_of(image_id))
+            operations = Operations(tree, self._counters, config.cache.block_size, pages.is_reader)
             self._tree = tree
             self._contacts = {name: remote.contact for name, remote in remotes.items()}
             nursery.start_soon(Watchdog(tree.in_hand).run, name="watchdog")
@@ -184,12 +179,14 @@ class Daemon:
                 nursery.start_soon(filling.run, name="fill of idle times")
             warming = self._warming(nursery, tree, images, cache, starts)
             nursery.start_soon(warming.go_on, name="warming")
+            if self._gives_pages:
+                nursery.start_soon(self._fill_pages, pages, connection)
             await self._serve(operations, nursery, connection, fsck, warming)
             if starts is not None:
                 await starts.aclose()
             await cache.aclose()
             nursery.cancel_scope.cancel()
-        pages.close()  # who dropped some has ended
+        pages.close()
         if self._engine is not None:
             await self._engine.aclose()
 
@@ -228,6 +225,14 @@ class Daemon:
         await connection.taken_over.wait()
         session.tune(self._mountpoint, READ_AHEAD_KB)
         log.info("%s is served by version %s", self._mountpoint, __version__)
+
+    @property
+    def _gives_pages(self) -> bool:
+        return self._config.traces.enabled and self._config.traces.give_pages
+
+    async def _fill_pages(self, pages: Pages, connection: session.KeptConnection) -> None:
+        await connection.taken_over.wait()
+        await trio.to_thread.run_sync(pages.begin)
 
     async def _show_life(self, connection: session.KeptConnection) -> None:
         """The keeper replaces a daemon that says nothing, and tells the next one what this one had in hand."""

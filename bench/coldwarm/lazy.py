@@ -45,9 +45,9 @@ def configured_at(root: Path, url: str, traces: str) -> Mount:
     return mount_at(root, config=config)
 
 
-def giving_at(root: Path, url: str) -> Mount:
-    """The same, of a daemon that gives the kernel pages ahead of the job."""
-    return configured_at(root, url, "give_pages = true")
+def plain_at(root: Path, url: str) -> Mount:
+    """The same, of a daemon that leaves the page cache to the kernel."""
+    return configured_at(root, url, "give_pages = false")
 
 
 class Cold:
@@ -87,12 +87,12 @@ class Traced(Cold):
     """
 
     def __init__(
-        self, stage: Stage, traces: Traces, *, of_heavy_only: bool = False, giving: bool = False
+        self, stage: Stage, traces: Traces, *, of_heavy_only: bool = False, plain: bool = False
     ) -> None:
         super().__init__(stage)
         self._traces = traces
         self._of_heavy_only = of_heavy_only
-        self._giving = giving
+        self._plain = plain
         self._learned = Path()
 
     def prepare(self, jobs: list[str]) -> None:
@@ -100,10 +100,10 @@ class Traced(Cold):
 
     def mount(self, room: Path) -> Mount:
         shutil.copytree(self._learned, room / "state" / TRACES)
-        return giving_at(room, self._stage.line.url) if self._giving else super().mount(room)
+        return plain_at(room, self._stage.line.url) if self._plain else super().mount(room)
 
     def image(self, mount: Mount) -> Path:
-        return mount.path / REMOTE / NAME if self._giving else super().image(mount)
+        return mount.path / REMOTE / NAME if self._plain else super().image(mount)
 
 
 class Traces:
@@ -172,16 +172,16 @@ class Shared(Cold):
 class Cache:
     """A mount whose cache has what the jobs need, for `Cached`."""
 
-    def __init__(self, stage: Stage, *, giving: bool = False) -> None:
+    def __init__(self, stage: Stage, *, plain: bool = False) -> None:
         self._stage = stage
-        self._giving = giving
+        self._plain = plain
         self._room = stage.room("cached")
         self._filled: set[str] = set()
-        self.mount = (giving_at if giving else mount_at)(self._room, stage.line.url)
+        self.mount = (plain_at if plain else mount_at)(self._room, stage.line.url)
 
     @property
     def image(self) -> Path:
-        return self.mount.path / REMOTE / NAME if self._giving else self.mount.path / NAME
+        return self.mount.path / REMOTE / NAME if self._plain else self.mount.path / NAME
 
     def fill(self, jobs: list[str]) -> None:
         if not self.mount.is_mounted():

@@ -123,12 +123,12 @@ def system_named(
         "rclone": lambda: Rclone(stage),
         "cold": lambda: Cold(stage),
         "cold-trace": lambda: Traced(stage, traces),
-        "cold-trace-pages": lambda: Traced(stage, traces, giving=True),
+        "cold-trace-plain": lambda: Traced(stage, traces, plain=True),
         "cold-heavy-trace": lambda: Traced(stage, traces, of_heavy_only=True),
         "cold-folder": lambda: Shared(stage, by_put=False),
         "cold-put": lambda: Shared(stage, by_put=True),
         "warm": lambda: Cached(stage, cache, hot=False),
-        "warm-pages": lambda: Cached(stage, Cache(stage, giving=True), hot=False),
+        "warm-plain": lambda: Cached(stage, Cache(stage, plain=True), hot=False),
         "hot": lambda: Cached(stage, cache, hot=True),
     }
     return makers[name]()

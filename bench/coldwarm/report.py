@@ -18,12 +18,12 @@ SYSTEMS = {
     "rclone": "rclone mount",
     "cold": "lazysif, cold, no trace",
     "cold-trace": "lazysif, cold, with a trace",
-    "cold-trace-pages": "lazysif, cold, with a trace, `give_pages`",
+    "cold-trace-plain": "lazysif, cold, with a trace, without `give_pages`",
     "cold-heavy-trace": "lazysif, cold, with another job's trace",
     "cold-folder": "lazysif, cold, with a trace from a shared folder",
     "cold-put": "lazysif, cold, with a trace from a web server",
     "warm": "lazysif, warm, page cache dropped",
-    "warm-pages": "lazysif, warm, page cache dropped, `give_pages`",
+    "warm-plain": "lazysif, warm, page cache dropped, without `give_pages`",
     "hot": "lazysif, hot",
 }
 COLOURS = {
@@ -35,12 +35,12 @@ COLOURS = {
     "rclone": "#d4a373",
     "cold": "#4c8bb5",
     "cold-trace": "#1f5f8b",
-    "cold-trace-pages": "#153f5c",
+    "cold-trace-plain": "#153f5c",
     "cold-heavy-trace": "#7fb3d5",
     "cold-folder": "#a5c8dd",
     "cold-put": "#c3dbe9",
     "warm": "#3a7d44",
-    "warm-pages": "#28572f",
+    "warm-plain": "#28572f",
     "hot": "#7cb083",
 }
 REMOTE = (
@@ -48,7 +48,7 @@ REMOTE = (
     "rclone",
     "cold",
     "cold-trace",
-    "cold-trace-pages",
+    "cold-trace-plain",
     "cold-heavy-trace",
     "cold-folder",
     "cold-put",

@@ -14,6 +14,7 @@ from lazysif.errors import MountError
 from lazysif.fuse.mountinfo import find_mount
 
 _GONE_S = 15.0
+_BUSY_S = 0.3
 
 
 @click.command("umount")
@@ -28,7 +29,7 @@ def umount_command(mountpoint: str, lazy: bool) -> int:
     processes = _processes(path)
     command = ["umount", "-i"] if os.geteuid() == 0 else ["fusermount3", "-u"]
     command += ["-l" if os.geteuid() == 0 else "-z"] if lazy else []
-    done = subprocess.run([*command, "--", path], capture_output=True, text=True, check=False)
+    done = _unmount([*command, "--", path])
     if done.returncode != 0:
         hint = "end the jobs that use it, or use --lazy" if "busy" in done.stderr else ""
         raise MountError(f"cannot unmount {path}: {done.stderr.strip() or 'refused'}", hint=hint)
@@ -42,6 +43,17 @@ def umount_command(mountpoint: str, lazy: bool) -> int:
             err=True,
         )
     return 0
+
+
+def _unmount(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Tried again for a moment where the mount is busy: what reads ahead of jobs closes an image some milliseconds
+    behind the last of them."""
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0 or "busy" not in done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(0.02)
 
 
 def _processes(path: str) -> list[int]:

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
+_AHEAD = 1 << 63
+"""In the handle of who fills the page cache; inode numbers have 63 bits (`core.identity`)."""
+
 _EXPECTED = (errno.ENOENT,)
 """Answers to a question rather than failures: neither logged nor counted as errors."""
 
@@ -66,17 +69,27 @@ def _count(operations: object, handler: str, error: LazysifError, code: int) -> 
 
 
 class Operations(pyfuse3.Operations):
-    """Handlers of one mount. Numbers and handles are the tree's own: `fh` is the inode number."""
+    """Handlers of one mount. Numbers and handles are the tree's own: `fh` is the inode number.
+
+    Args: is_reader: whether a pid is that of the process that fills the page cache (`pages`).
+    """
 
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, tree: Tree, counters: Counters, block_size: int) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        counters: Counters,
+        block_size: int,
+        is_reader: Callable[[int], bool] = lambda _: False,
+    ) -> None:
         super().__init__()
         self.on_init: Callable[[], None] = lambda: None
         self.counters = counters
         self._tree = tree
         self._block_size = block_size
+        self._is_reader = is_reader
 
     def init(self) -> None:
         self.on_init()
@@ -138,6 +151,8 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC):
             raise pyfuse3.FUSEError(errno.EROFS)
+        if self._is_reader(ctx.pid):
+            return pyfuse3.FileInfo(fh=FileHandleT(inode | _AHEAD), direct_io=False, keep_cache=True)
         await self._tree.open(InodeNumber(inode))
         # direct_io would hang a loop device; an image never changes, so a page once read is never asked for again
         return pyfuse3.FileInfo(fh=FileHandleT(inode), direct_io=False, keep_cache=True)
@@ -146,10 +161,17 @@ class Operations(pyfuse3.Operations):
     async def read(  # type: ignore[override]  # pyfuse3 takes any contiguous buffer, its stub says bytes
         self, fh: FileHandleT, off: int, size: int
     ) -> Buffer:
+        if fh & _AHEAD:
+            given = self._tree.read_given(InodeNumber(fh ^ _AHEAD), off, size)
+            if given is None:
+                raise pyfuse3.FUSEError(errno.EIO)  # whoever needs these pages asks for them again
+            return given
         data = self._tree.read_now(InodeNumber(fh), off, size)
         return data if data is not None else await self._tree.read(InodeNumber(fh), off, size)
 
     async def release(self, fh: FileHandleT) -> None:
+        if fh & _AHEAD:
+            return
         try:
             await self._tree.release(InodeNumber(fh))
         except LazysifError as error:

@@ -1,120 +1,106 @@
-"""The kernel's page cache of a mount: given what a job will read, and made to drop what must not be read.
+"""The kernel's page cache of a mount: filled with what a job will read, and made to drop what must not be read.
 
-Both are done by a process of its own (`pages_process`), in the order in which they were asked for, so that nothing
-comes back that was dropped. What is given is charged to the daemon's memory cgroup, not to the job's; it is clean,
-and goes first when memory is short.
+It is filled by a process of its own (`read_pages`), which opens the image in the mount as any reader does, and has
+the kernel ask the daemon for blocks that lie in its memory (posix_fadvise(2), POSIX_FADV_WILLNEED): one request a
+block, where the job would send four to eight. The daemon tells that process by its pid, and counts its reads for
+nothing. What it brings is charged to the daemon's memory cgroup, not to the job's; it is clean, and goes first when
+memory is short.
 
-Giving is for who asks for it (`give_pages`). It waits for pages that are being read, a millisecond now and then, and
-holds the connection meanwhile. If all processes of a mount are killed in such a moment nobody is left to answer, and
-the kernel does not end the connection: what reads there hangs until `umount -f`. Stopped 400 times a second, two of
-about fifty starts were stopped in such a moment.
+FUSE_NOTIFY_STORE was as fast, and is not used: it waits for pages that are being read, unkillably, and holds the
+connection meanwhile. Were all processes of a mount killed in such a moment, readers would hang until `umount -f`.
 """
 
 from __future__ import annotations
 
 import logging
-import socket
-import struct
+import os
+import select
 import subprocess
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Event, Thread
 
-from lazysif.fuse import pages_process
-from lazysif.model import Buffer, InodeNumber
+from lazysif.fuse import drop_pages, read_pages
+from lazysif.fuse.read_pages import ORDER
+from lazysif.model import InodeNumber
 
 log = logging.getLogger(__name__)
 
-_HEADER = struct.Struct("<IiQ")
-_INVALIDATE_INODE, _STORE = 2, 4
-_INVALIDATED = struct.Struct("<Qqq")
-_STORED = struct.Struct("<QQII")
-"""fuse_out_header (length, code, unique 0), fuse_notify_inval_inode_out (inode, offset, length) and
-fuse_notify_store_out (inode, offset, size, padding): include/uapi/linux/fuse.h, since 7.12 and 7.15."""
-
-_PIECE_BYTES = 64 << 10
-"""Of a block in one message: a socket takes 208 KiB, in an unprivileged process too."""
-_MOST_WAITING = 64
-"""Blocks; more are passed over."""
 _LAST_S = 0.5
 
 
 class Pages:
     """Args:
+    mountpoint: absolute.
     fuse_fd: /dev/fuse of the mount, open for as long as this is used. `close` it.
     """
 
-    def __init__(self, fuse_fd: int) -> None:
+    def __init__(self, mountpoint: str, fuse_fd: int) -> None:
+        self._mountpoint = mountpoint
         self._fuse_fd = fuse_fd
-        self.process: subprocess.Popen[bytes] | None = None
-        self._queue: SimpleQueue[tuple[InodeNumber, int, Buffer] | tuple[InodeNumber, Event] | None] = (
-            SimpleQueue()
-        )
-        self._thread = Thread(target=self._work, name="lazysif-pages", daemon=True)
-        self._thread.start()
+        self._reader: subprocess.Popen[bytes] | None = None
 
-    def give(self, number: InodeNumber, offset: int, data: Buffer) -> None:
-        """Let the kernel have these bytes of a file, soon; does not wait."""
-        if self._queue.qsize() < _MOST_WAITING:
-            self._queue.put((number, offset, data))
+    def begin(self) -> None:
+        """Start the process that reads ahead: it is there in 15 ms, and needs 9 MB."""
+        try:
+            reader = subprocess.Popen(
+                [*_python(read_pages.__file__), self._mountpoint], stdin=subprocess.PIPE, cwd="/"
+            )
+        except OSError as error:
+            log.warning("nothing is read ahead into the page cache: %s", error)
+            return
+        assert reader.stdin is not None
+        os.set_blocking(reader.stdin.fileno(), False)
+        self._reader = reader
 
-    def drop(self, number: InodeNumber) -> None:
-        """Have the kernel forget all bytes of a file, and wait for it; not to be called on the trio thread."""
-        done = Event()
-        self._queue.put((number, done))
-        done.wait()
+    def is_reader(self, pid: int) -> bool:
+        """Whether a request comes from the process that reads ahead."""
+        return self._reader is not None and self._reader.pid == pid
+
+    def give(self, number: InodeNumber, path: str, offset: int, size: int) -> bool:
+        """Have a piece read that lies in memory, soon; False where the process is behind, or not there."""
+        return self._order(number, offset, size, os.fsencode(path))
+
+    def let_go(self, number: InodeNumber) -> None:
+        """Close the file: while it is open the mount is busy."""
+        self._order(number, 0, 0, b"")
+
+    def _order(self, number: InodeNumber, offset: int, size: int, path: bytes) -> bool:
+        if self._reader is None or self._reader.stdin is None:
+            return False
+        order = ORDER.pack(number, offset, size, len(path)) + path
+        if len(order) > select.PIPE_BUF:
+            return False
+        try:
+            os.write(self._reader.stdin.fileno(), order)  # whole or not at all (pipe(7))
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            log.warning("nothing is read ahead into the page cache any more: %s", error)
+            self.close()
+            return False
+        return True
+
+    def drop(self, numbers: Iterable[InodeNumber]) -> None:
+        """Have the kernel forget all bytes of files, and wait for it; not to be called on the trio thread."""
+        command = [*_python(drop_pages.__file__), *map(str, (self._fuse_fd, *numbers))]
+        try:
+            subprocess.run(command, pass_fds=[self._fuse_fd], stdin=subprocess.DEVNULL, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            log.error("the kernel may still have pages of a refused image: %s", error)
 
     def close(self) -> None:
-        """Take nothing more, and wait a second at most for the process to end."""
-        self._queue.put(None)
-        self._thread.join(_LAST_S)
-        if self.process is not None:
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(_LAST_S)
-
-    def _work(self) -> None:
-        channel = None
-        while (item := self._queue.get()) is not None:
-            try:
-                channel = channel or self._begin()
-                if len(item) == 3:
-                    _store(channel, *item)
-                else:
-                    _invalidate(channel, item[0])
-            except OSError as error:  # the process is gone: nothing is lost but speed
-                log.debug("no pages of inode %d: %s", item[0], error)
-            if len(item) == 2:
-                item[1].set()
-            del item  # or the last block would stay in memory
-        if channel is not None:
-            channel.close()
-
-    def _begin(self) -> socket.socket:
-        """Start the process at the first thing to do: most mounts never need it. Raises: OSError."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            numbers = (self._fuse_fd, theirs.fileno())
-            # not -m, and without site: it is there in 15 ms, and needs 9 MB
-            program = [sys.executable, "-I", "-S", str(Path(pages_process.__file__).resolve())]
-            self.process = subprocess.Popen(
-                [*program, *map(str, numbers)], pass_fds=numbers, stdin=subprocess.DEVNULL
-            )
-        return ours
+        """Have nothing read any more; the process ends by itself, and half a second is waited for that."""
+        reader, self._reader = self._reader, None
+        if reader is None:
+            return
+        assert reader.stdin is not None
+        reader.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            reader.wait(_LAST_S)
 
 
-def _store(channel: socket.socket, number: InodeNumber, offset: int, data: Buffer) -> None:
-    view = memoryview(data)
-    for start in range(0, len(view), _PIECE_BYTES):
-        piece = view[start : start + _PIECE_BYTES]
-        stored = _STORED.pack(number, offset + start, len(piece), 0)
-        header = _HEADER.pack(_HEADER.size + len(stored) + len(piece), _STORE, 0)
-        channel.sendmsg((header, stored, piece))
-
-
-def _invalidate(channel: socket.socket, number: InodeNumber) -> None:
-    """All of it: from 0 on, and a length of 0 means to the end."""
-    header = _HEADER.pack(_HEADER.size + _INVALIDATED.size, _INVALIDATE_INODE, 0)
-    channel.sendmsg((header, _INVALIDATED.pack(number, 0, 0)))
-    channel.recv(1)
+def _python(program: str) -> list[str]:
+    """Not -m, and without site packages: neither needs any."""
+    return [sys.executable, "-I", "-S", str(Path(program).resolve())]

@@ -83,8 +83,9 @@ class OpenImage:
         self.refusal: LazysifError | None = None
         self.tracing: ImageTracing | None = None
         """Set where starts of this image are recorded and followed."""
-        self.give_pages: Callable[[int, Buffer], None] | None = None
-        """Puts bytes at an offset into the kernel's page cache; set while the kernel has the image open."""
+        self.give_pages: Callable[[int, int], bool] | None = None
+        """Has the kernel read bytes at an offset soon, while they lie in memory, and says whether it will; set while
+        the kernel has the image open."""
 
     # --- answers ----------------------------------------------------------------------------------
 
@@ -111,6 +112,18 @@ class OpenImage:
             self._guesses.read((index,))
         if stop == block_stop:  # a sequential reader passes here, and few of the others
             self._read_ahead(ByteRange(offset, stop), self._guess_proved(range(index, index + 1)))
+        return memoryview(data)[offset - start : stop - start]
+
+    def glance(self, offset: int, size: int) -> Buffer | None:
+        """As `read_now`, for who reads ahead of the job: it is no touch, and counts for nothing."""
+        stop = min(offset + size, self.image.size_bytes)
+        if offset >= stop:
+            return None
+        index = self.block_map.index_at(offset)
+        data = self._in_memory(index)
+        if data is None or stop > self.block_map.start(index + 1):
+            return None
+        start = self.block_map.start(index)
         return memoryview(data)[offset - start : stop - start]
 
     async def read(self, offset: int, size: int) -> Buffer:
@@ -347,16 +360,16 @@ class OpenImage:
         for start in range(0, len(digests), _PRELOADED_AT_ONCE):
             self._cache.preload(
                 digests[start : start + _PRELOADED_AT_ONCE],
-                lambda digest, data: self._give_ahead(blocks[digest], data),
+                lambda digest, _: self._give_ahead(blocks[digest]),
             )
 
-    def _give_ahead(self, index: int, data: Buffer) -> None:
+    def _give_ahead(self, index: int) -> None:
         """A block is in memory: the kernel gets it now where a trace says that the job will read it."""
         if self.give_pages is None or self.refusal is not None or self.tracing is None:
             return
-        if self.tracing.give(index):
+        start, stop = self.block_map.start(index), self.block_map.start(index + 1)
+        if self.tracing.give(index) and self.give_pages(start, stop - start):
             self._counters.given_blocks += 1
-            self.give_pages(self.block_map.start(index), data)
 
     def prefetch_blocks(self, indices: Iterable[int]) -> list[Flight]:
         """Start what is missing of these blocks in the background, in few requests; the flights started."""
@@ -415,7 +428,7 @@ class OpenImage:
         digest = Digest(blake3(data).digest())
         self._cache.put(digest, data, pinned=index in self._pinned)
         self._table.set(index, digest)
-        self._give_ahead(index, data)
+        self._give_ahead(index)
 
     async def room(self, size_bytes: int = 1) -> None:
         await self._cache.wait_room(size_bytes)

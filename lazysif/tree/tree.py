@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping
-from functools import partial
 from typing import TypeVar
 
 import trio
@@ -35,6 +34,7 @@ from lazysif.tree.attributes import Attributes, ListedEntry
 from lazysif.tree.fixed_names import FixedNames
 from lazysif.tree.names import Meaning, Names
 from lazysif.tree.open_images import OpenImages
+from lazysif.tree.reading import PagesAhead, Reading
 from lazysif.tree.state import StateStore
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Tree:
     lookup_timeout_s, read_timeout_s: within which every look-up and read ends, in data or an error.
     whole_file_timeout_s: the same for reads of a file that its origin only sends whole.
     asked: since when requests wait that a predecessor of this daemon left.
-    give_pages: puts bytes of a file at an offset into the kernel's page cache, where that is wanted.
+    pages: fills the kernel's page cache ahead of jobs, where that is wanted.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Tree:
         read_timeout_s: float = 60.0,
         whole_file_timeout_s: float = 600.0,
         asked: Asked | None = None,
-        give_pages: Callable[[InodeNumber, int, Buffer], None] | None = None,
+        pages: PagesAhead | None = None,
     ) -> None:
         self._remotes = dict(remotes)
         self._fixed = fixed or FixedNames({})
@@ -82,11 +82,10 @@ class Tree:
         self._nodes: dict[InodeNumber, Meaning] = {}
         self._directories: dict[InodeNumber, tuple[str, str]] = {}
         self._own_directories: dict[tuple[str, str], InodeNumber] = {}
-        self._reading: dict[InodeNumber, OpenImage] = {}
+        self._reading = Reading(pages)
         self._waiting_reads = 0
         self.in_hand = InHand()
         self._asked = asked or Asked()
-        self._give_pages = give_pages
         self._given_up = GivenUp()
         self._lookup_timeout_s = lookup_timeout_s
         self._read_timeout_s = read_timeout_s
@@ -110,6 +109,7 @@ class Tree:
             error.about(image=self._shown(parent, name))
             raise
         self._lookups.add(attributes.number)
+        self._reading.named(attributes.number, self._shown(parent, name))
         return attributes
 
     async def _lookup(self, parent: InodeNumber, name: str) -> Attributes:
@@ -249,7 +249,7 @@ class Tree:
         for number in self._lookups.forget(returned):
             self._nodes.pop(number, None)
             self._directories.pop(number, None)
-            self._stop_reading(number)
+            self._reading.forget(number)
 
     # --- directories ------------------------------------------------------------------------------
 
@@ -326,25 +326,13 @@ class Tree:
         await self._in_time("open", number, self._open, number)
 
     async def _open(self, number: InodeNumber) -> None:
-        self._reads(number, await self._images.open(await self._image(number)))
-
-    def _reads(self, number: InodeNumber, opened: OpenImage) -> None:
-        """The kernel reads an image under this number; what it has under another one is not given ahead."""
-        self._reading[number] = opened
-        if self._give_pages is not None:
-            opened.give_pages = partial(self._give_pages, number)
+        self._reading.opened(number, await self._images.open(await self._image(number)))
 
     async def release(self, number: InodeNumber) -> None:
         """A handle is closed."""
         image = await self._in_time("release", number, self._image, number)
         self._images.release(image)
-        if not self._images.handles(image.id):
-            self._stop_reading(number)
-
-    def _stop_reading(self, number: InodeNumber) -> None:
-        opened = self._reading.pop(number, None)
-        if opened is not None:
-            opened.give_pages = None
+        self._reading.released(number)
 
     async def _image(self, number: InodeNumber) -> Image:
         meaning = self._nodes.get(number) or await self._restore(number)
@@ -360,6 +348,11 @@ class Tree:
             self._counters.read_requests += 1
             self._counters.served_bytes += len(data)
         return data
+
+    def read_given(self, number: InodeNumber, offset: int, size: int) -> Buffer | None:
+        """What lies in memory in one block, for who fills the page cache; it counts for nothing."""
+        opened = self._reading.get(number)
+        return opened.glance(offset, size) if opened is not None else None
 
     async def read(self, number: InodeNumber, offset: int, size: int) -> Buffer:
         """Exactly `min(size, EOF - offset)` bytes.
@@ -407,7 +400,7 @@ class Tree:
     async def _reopen(self, number: InodeNumber) -> OpenImage:
         """The image of a handle that a predecessor gave out."""
         opened = await self._images.get(await self._image(number))
-        self._reads(number, opened)
+        self._reading.reads(number, opened)
         return opened
 
     async def _read_cached(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import random
 import signal
@@ -17,6 +18,8 @@ import pytest
 
 from bench.nginx import Nginx
 from lazysif.fuse.pages import Pages
+from lazysif.fuse.read_pages import PAUSE_S, Files
+from lazysif.model import InodeNumber
 from lazysif.traces.store import TraceStore
 from tests.support.faults import StallBeforeHead
 from tests.support.mount import Mount, wait_until
@@ -45,7 +48,7 @@ def learned(nginx: Nginx, lazysif: MakeMount, directory: Path) -> Mount:
     """A mount anew, whose daemon knows what starts of its image read and has all of that on disk."""
     (nginx.root / "image.sif").write_bytes(DATA)
     config = directory / "c.toml"
-    config.write_text(f'[traces]\ngive_pages = true\n[remote.a]\nkind = "http"\nurl = "{nginx.url}"\n')
+    config.write_text(f'[remote.a]\nkind = "http"\nurl = "{nginx.url}"\n')
     mount = lazysif(config=config)
     read_as_a_job(mount.path / "a/image.sif", 1)
     mount.umount()
@@ -104,14 +107,114 @@ def test_jobs_read_their_bytes_while_daemons_that_give_pages_are_killed(
     mount.adopt()
 
 
-GIVER = """
-import sys, time
-from lazysif.fuse.pages import Pages
-fd, number, offset = map(int, sys.argv[1:4])
-Pages(fd).give(number, offset, bytes.fromhex(sys.argv[4]))
-print("given", flush=True)
-time.sleep(60)
-"""
+def reader_of(mount: Mount) -> int:
+    """The process that fills the page cache of a mount."""
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (directory / "cmdline").read_bytes().split(b"\0")
+            parent = (directory / "stat").read_text().rpartition(")")[2].split()[1]
+        except OSError:
+            continue
+        if parent == str(mount.pid) and any(part.endswith(b"read_pages.py") for part in command):
+            return int(directory.name)
+    return 0
+
+
+def has_open(pid: int, file: Path) -> bool:
+    try:
+        return any(os.readlink(link) == str(file) for link in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+
+
+def test_a_mount_is_not_busy_once_its_readers_have_gone(
+    nginx: Nginx, lazysif: MakeMount, tmp_path: Path
+) -> None:
+    """While a file is open there umount(8) refuses; so nothing of ours stays open behind the last reader."""
+    mount = learned(nginx, lazysif, tmp_path)
+    image = mount.path / "a/image.sif"
+    with image.open("rb") as begun:
+        begun.read(100)
+        wait_until(lambda: has_open(reader_of(mount), image), "nothing is read ahead")
+    began_s = time.monotonic()
+    wait_until(lambda: not has_open(reader_of(mount), image), "it stays open")
+    assert time.monotonic() - began_s < PAUSE_S / 2, "a pause closed it, not the end of its last reader"
+    for seed in range(10):
+        read_as_a_job(image, seed)
+        mount.umount()
+        mount.start()
+
+
+def test_nothing_is_read_ahead_of_a_reader_who_asks_for_what_no_trace_names(
+    nginx: Nginx, lazysif: MakeMount
+) -> None:
+    (nginx.root / "x.img").write_bytes(DATA)
+    mount = lazysif(nginx.url)
+    assert (mount.path / "x.img").read_bytes() == DATA
+    assert mount.counters()["given_blocks"] == 0
+
+
+def test_a_mount_goes_on_without_the_process_that_reads_ahead(
+    nginx: Nginx, lazysif: MakeMount, tmp_path: Path
+) -> None:
+    mount = learned(nginx, lazysif, tmp_path)
+    os.kill(reader_of(mount), signal.SIGKILL)
+    read_as_a_job(mount.path / "a/image.sif", 3)
+    assert mount.counters()["errors"] == 0
+    assert mount.log().count("nothing is read ahead into the page cache any more") == 1
+    mount.umount()
+
+
+def test_readers_get_an_error_when_all_processes_of_a_mount_are_killed_at_once(
+    nginx: Nginx, lazysif: MakeMount, tmp_path: Path
+) -> None:
+    """Regression: what filled the page cache held the connection, so that the kernel did not see that it was dead."""
+    mount = learned(nginx, lazysif, tmp_path)
+    image = mount.path / "a/image.sif"
+    ended: list[str] = []
+
+    def job() -> None:
+        try:
+            read_as_a_job(image, 5)
+            ended.append("read")
+        except OSError as error:
+            ended.append(errno.errorcode[error.errno or 0])
+
+    jobs = [threading.Thread(target=job) for _ in range(4)]
+    for each in jobs:
+        each.start()
+    wait_until(lambda: mount.counters()["given_blocks"] > 8, "nothing is given")
+    for pid in (mount.keeper_pid, mount.pid):
+        os.kill(pid, signal.SIGKILL)
+    for each in jobs:
+        each.join(30)
+        assert not each.is_alive(), "a reader hangs"
+    assert set(ended) <= {"read", "ENOTCONN", "EIO", "ECONNABORTED"}
+    subprocess.run(["umount", "-l", mount.path], check=True)
+    mount.check_gone()
+
+
+def test_names_that_change_under_it_are_left_alone(tmp_path: Path) -> None:
+    """The process reads only the version that it was told of, and closes what it is told to close."""
+    file, other = tmp_path / "file", tmp_path / "other"
+    file.write_bytes(DATA[:BLOCK])
+    other.write_bytes(DATA[:BLOCK])
+    number = file.stat().st_ino
+    files = Files(str(tmp_path))
+    files.read(number, b"other", 0, 4096)
+    files.read(number, b"file", 0, 4096)  # not tried again for each piece
+    assert not has_open(os.getpid(), file)
+    assert not has_open(os.getpid(), other)
+    files.close(number)
+    files.read(number, b"file", BLOCK - 4096, 4096)
+    assert has_open(os.getpid(), file)
+    with pytest.raises(FileNotFoundError):
+        files.read(77, b"missing", 0, 4096)
+    files.read(77, b"missing", 0, 4096)
+    files.close_all()
+    assert not has_open(os.getpid(), file)
+
+
 _PIDFD_GETFD = 438
 
 
@@ -130,16 +233,12 @@ def connection_of(mount: Mount) -> int:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes a descriptor out of another process")
-def test_pages_that_are_given_are_read_and_pages_that_are_dropped_are_asked_for_again(
-    nginx: Nginx, lazysif: MakeMount
-) -> None:
+def test_pages_that_are_dropped_are_asked_for_again(nginx: Nginx, lazysif: MakeMount) -> None:
     (nginx.root / "x.img").write_bytes(DATA)
     mount = lazysif(nginx.url)
     connection = connection_of(mount)
-    pages = Pages(connection)
     try:
         with (mount.path / "x.img").open("rb", buffering=0) as image:
-            number = os.fstat(image.fileno()).st_ino
 
             def read_requests_for(offset: int) -> int:
                 before = mount.counters()["read_requests"]
@@ -148,29 +247,21 @@ def test_pages_that_are_given_are_read_and_pages_that_are_dropped_are_asked_for_
 
             assert read_requests_for(20 * BLOCK) > 0
             assert read_requests_for(20 * BLOCK) == 0
-            pages.give(number, 60 * BLOCK, DATA[60 * BLOCK : 61 * BLOCK])
-            # nobody knows this file; and in the order of asking, what was given before is there then
-            pages.drop(77)
-            assert [read_requests_for(60 * BLOCK + n * 4096) for n in (0, 7, 16, 31)] == [0] * 4
-            pages.drop(number)
+            # one that nobody knows does not keep the others from being dropped
+            Pages(str(mount.path), connection).drop(
+                [InodeNumber(77), InodeNumber(os.fstat(image.fileno()).st_ino)]
+            )
             assert read_requests_for(20 * BLOCK) > 0
-            assert read_requests_for(60 * BLOCK) > 0
-            assert pages.process is not None
-            pages.process.kill()
-            pages.process.wait()
-            pages.give(number, 0, DATA[:BLOCK])
-            pages.drop(number)  # nobody is kept waiting by a process that is gone
     finally:
-        pages.close()
         os.close(connection)
 
 
 def waiting_in_the_kernel() -> list[int]:
-    """Processes that hand on pages, and cannot be killed at this moment."""
+    """Processes that drop pages, and cannot be killed at this moment."""
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
         try:
-            ours = b"pages_process.py" in (directory / "cmdline").read_bytes()
+            ours = b"drop_pages.py" in (directory / "cmdline").read_bytes()
             if ours and ") D " in (directory / "stat").read_text():
                 found.append(int(directory.name))
         except OSError:
@@ -178,8 +269,16 @@ def waiting_in_the_kernel() -> list[int]:
     return found
 
 
+DROPPER = """
+import sys
+from lazysif.fuse.pages import Pages
+print("begun", flush=True)
+Pages("/", int(sys.argv[1])).drop([int(sys.argv[2])])
+"""
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes a descriptor out of another process")
-def test_who_gives_a_page_that_is_being_read_can_be_killed(tmp_path: Path, lazysif: MakeMount) -> None:
+def test_who_drops_a_page_that_is_being_read_can_be_killed(tmp_path: Path, lazysif: MakeMount) -> None:
     """The kernel makes it wait, where no signal reaches it, for an answer that only the daemon can give.
 
     Regression: a thread of the daemon did so. A daemon that was stopped or killed then never came to its end, held
@@ -200,18 +299,18 @@ def test_who_gives_a_page_that_is_being_read_can_be_killed(tmp_path: Path, lazys
         reader.start()
         wait_until(lambda: mount.status()["requests"]["oldest_s"] > 0.2, "the reader does not wait")
         connection = connection_of(mount)
-        told = [str(connection), str(os.fstat(image).st_ino), "901120", data[901_120:905_216].hex()]
-        giver = subprocess.Popen(
-            [sys.executable, "-c", GIVER, *told], pass_fds=[connection], stdout=subprocess.PIPE
+        told = [str(connection), str(os.fstat(image).st_ino)]
+        dropper = subprocess.Popen(
+            [sys.executable, "-c", DROPPER, *told], pass_fds=[connection], stdout=subprocess.PIPE
         )
         os.close(connection)
         try:
-            assert giver.stdout is not None
-            assert giver.stdout.readline() == b"given\n"
+            assert dropper.stdout is not None
+            assert dropper.stdout.readline() == b"begun\n"
             wait_until(lambda: bool(waiting_in_the_kernel()), "nobody waits for the page")
             began_s = time.monotonic()
-            giver.kill()
-            giver.wait(5)
+            dropper.kill()
+            dropper.wait(5)
             assert time.monotonic() - began_s < 2
             old = mount.pid
             os.kill(old, signal.SIGKILL)
@@ -219,8 +318,8 @@ def test_who_gives_a_page_that_is_being_read_can_be_killed(tmp_path: Path, lazys
             assert waiting_in_the_kernel()
         finally:
             stalled.clear()
-            giver.kill()
-            giver.communicate()
+            dropper.kill()
+            dropper.communicate()
             reader.join(60)
             os.close(image)
         assert got == [data[901_120:905_216]]
