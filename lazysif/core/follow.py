@@ -135,7 +135,8 @@ class Follower:
         self._length = length
         self._paths = [_Path(blocks, sum(map(length, blocks))) for blocks in paths]
         self._touched: set[int] = set()
-        self._asked: set[int] = set()
+        self._asked: dict[int, None] = {}
+        """In this order."""
         self._pending: set[int] = set()
         """Asked for to be fetched, and not touched."""
         self.pending_bytes = 0
@@ -164,6 +165,10 @@ class Follower:
     def names(self, block: int) -> bool:
         """Whether it stands in a path."""
         return any(block in path.place for path in self._paths)
+
+    def unread(self) -> list[int]:
+        """The blocks that were asked for and not touched, in the order of asking."""
+        return [block for block in self._asked if block not in self._touched]
 
     def give(self, block: int) -> bool:
         """Whether a block that was asked for may be given to the kernel ahead of a start that is sure to need it.
@@ -354,7 +359,7 @@ class Follower:
             cursor.ahead_bytes += size
             if not new:
                 continue
-            self._asked.add(block)
+            self._asked[block] = None
             if missing:
                 self._pending.add(block)
                 self.pending_bytes += size

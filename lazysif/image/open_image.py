@@ -83,9 +83,7 @@ class OpenImage:
         self.refusal: LazysifError | None = None
         self.tracing: ImageTracing | None = None
         """Set where starts of this image are recorded and followed."""
-        self.give_pages: Callable[[int, int], bool] | None = None
-        """Has the kernel read bytes at an offset soon, while they lie in memory, and says whether it will; set while
-        the kernel has the image open."""
+        self._give_pages: Callable[[int, int], bool] | None = None
 
     # --- answers ----------------------------------------------------------------------------------
 
@@ -363,12 +361,22 @@ class OpenImage:
                 lambda digest, _: self._give_ahead(blocks[digest]),
             )
 
+    def give_to(self, give_pages: Callable[[int, int], bool] | None) -> None:
+        """What has the kernel read bytes at an offset soon, while they lie in memory, and says whether it will; None
+        once the kernel has closed the image. Apptainer opens it several times: what came in between is given now."""
+        self._give_pages = give_pages
+        if give_pages is None or self.tracing is None:
+            return
+        for index in self.tracing.unread():
+            if self._in_memory(index) is not None:
+                self._give_ahead(index)
+
     def _give_ahead(self, index: int) -> None:
         """A block is in memory: the kernel gets it now where a trace says that the job will read it."""
-        if self.give_pages is None or self.refusal is not None or self.tracing is None:
+        if self._give_pages is None or self.refusal is not None or self.tracing is None:
             return
         start, stop = self.block_map.start(index), self.block_map.start(index + 1)
-        if self.tracing.give(index) and self.give_pages(start, stop - start):
+        if self.tracing.give(index) and self._give_pages(start, stop - start):
             self._counters.given_blocks += 1
 
     def prefetch_blocks(self, indices: Iterable[int]) -> list[Flight]:

@@ -69,6 +69,10 @@ class ImageTracing:
         """Whether the kernel may be given a block that has just come, ahead of the job that will read it."""
         return self._follower is not None and self._follower.give(block)
 
+    def unread(self) -> list[int]:
+        """The blocks that were asked for ahead of the start and not touched, in the order of asking."""
+        return self._follower.unread() if self._follower is not None else []
+
     def names(self, block: int) -> bool:
         """Whether a start is known that touched this block."""
         return self._follower is not None and self._follower.names(block)

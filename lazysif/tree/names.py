@@ -176,9 +176,10 @@ class Names:
             return error, _ERROR_S
         if isinstance(found, FoundDirectory):
             return await self._directory(remote, path), policy.revalidate_s
-        meaning = await self._image(found.image, self._said(remote))
-        if found.first_bytes:
-            await self._keep(found)
+        async with trio.open_nursery() as both:  # a thread each
+            if found.first_bytes:
+                both.start_soon(self._keep, found)
+            meaning = await self._image(found.image, self._said(remote))
         return meaning, policy.revalidate_s
 
     async def _last(self, remote: Remote, path: str) -> Remembered | None:

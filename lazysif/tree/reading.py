@@ -66,7 +66,7 @@ class Reading:
             return
         if self._pages is not None:
             self._pages.let_go(number)
-        image.give_pages = None
+        image.give_to(None)
         others = [other for other, shared in self._images.items() if shared is image]
         if others:
             self._give_to(others[-1], image)
@@ -74,4 +74,4 @@ class Reading:
     def _give_to(self, number: InodeNumber, image: OpenImage) -> None:
         path = self._paths.get(number)
         if self._pages is not None and path is not None:
-            image.give_pages = partial(self._pages.give, number, path)
+            image.give_to(partial(self._pages.give, number, path))

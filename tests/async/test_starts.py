@@ -227,7 +227,7 @@ async def test_the_kernel_is_given_what_a_trace_names_and_the_recording_misses_n
     async with world(tmp_path, origin_of_job(), starts=QUICK, cache={"memory_bytes": 2**22}) as it:
         number = await it.open("a.sif")
         (opened,) = it.images.listed()
-        opened.give_pages = give
+        opened.give_to(give)
         await it.read(number, 0, 100)
         await until(lambda: len(pages) >= 8)
         for block in JOB:
@@ -236,7 +236,6 @@ async def test_the_kernel_is_given_what_a_trace_names_and_the_recording_misses_n
         assert len(pages) > 20
         assert opened.tracing.touched >= set(JOB[:-8])
         await it.tree.release(number)
-        assert opened.give_pages is None, "the kernel has let go of it"
         await settle(it)
         assert it.counters.given_blocks == len(pages)
     assert set(pages) < set(JOB)
@@ -245,13 +244,47 @@ async def test_the_kernel_is_given_what_a_trace_names_and_the_recording_misses_n
     assert set(path.blocks) >= set(JOB[:-8])
 
 
+async def test_what_comes_while_the_image_is_closed_is_given_when_it_is_opened_again(tmp_path):
+    """Apptainer looks into an image, closes it, and mounts it 60 ms later: short jobs were given nothing."""
+    await learn(tmp_path)
+    pages = RecordedPages()
+    async with world(
+        tmp_path, origin_of_job(), starts=QUICK, cache={"memory_bytes": 2**22}, pages=pages
+    ) as it:
+        number = await it.open("a.sif")
+        (opened,) = it.images.listed()
+        opened.give_to(None)  # or some would come before `release` is through
+        await it.read(number, 0, 100)
+        await it.tree.release(number)
+        assert pages.let_go_of == [number]
+        await until(lambda: all(opened.glance(block * BLOCK, 100) for block in JOB[:10]))
+        assert pages.given == []
+        await it.tree.open(number)
+        assert {(number, "a.sif", block * BLOCK, BLOCK) for block in JOB[1:4]} <= set(pages.given)
+        assert len(set(pages.given)) == len(pages.given)
+
+
+class RecordedPages:
+    """Stands in for `fuse.pages`."""
+
+    def __init__(self):
+        self.given, self.let_go_of = [], []
+
+    def give(self, number, path, offset, size):
+        self.given.append((number, path, offset, size))
+        return True
+
+    def let_go(self, number):
+        self.let_go_of.append(number)
+
+
 async def test_the_kernel_is_given_nothing_of_an_image_that_was_refused(tmp_path):
     await learn(tmp_path)
     async with world(tmp_path, origin_of_job(), starts=QUICK) as it:
         number = await it.open("a.sif")
         (opened,) = it.images.listed()
         given = []
-        opened.give_pages = lambda offset, _: given.append(offset)
+        opened.give_to(lambda offset, _: given.append(offset))
         await it.read(number, 0, 100)
         opened.refuse(SourceUnavailable("not what it should be"))
         given.clear()

@@ -25,6 +25,7 @@ from lazysif.registries.http import HttpRegistry
 from lazysif.telemetry import Counters
 from lazysif.traces.store import TraceStore
 from lazysif.tree.open_images import OpenImages
+from lazysif.tree.reading import PagesAhead
 from lazysif.tree.state import StateStore
 from lazysif.tree.tree import Tree
 
@@ -96,6 +97,7 @@ async def world(
     cache: Mapping[str, Any] | None = None,
     starts: Mapping[str, Any] | None = None,
     asked: Asked | None = None,
+    pages: PagesAhead | None = None,
     **timeouts: Any,
 ) -> AsyncIterator[World]:
     """One life of a daemon; entered again on the same directory it is the next life.
@@ -128,7 +130,7 @@ async def world(
             if starts is not None:
                 recorder = Starts(nursery, TraceStore(directory / "state"), block_size, counters, **starts)
             images = OpenImages(nursery, remotes.__getitem__, blocks, block_size, counters, recorder)
-            tree = Tree(nursery, remotes, images, state, counters, asked=asked, **timeouts)
+            tree = Tree(nursery, remotes, images, state, counters, asked=asked, pages=pages, **timeouts)
             try:
                 yield World(tree, images, blocks, state, counters, remotes, nursery)
             finally:
