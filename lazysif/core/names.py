@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from urllib.parse import SplitResult, quote, urlsplit
 
 # NAME_MAX of Linux, and of the FUSE protocol (1024) no less.
@@ -25,6 +26,8 @@ _BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u20
 _SAFE = "-._~@:,="
 # A base URL is taken as its author wrote it, percent-encodings included.
 _SAFE_IN_BASE = "/%-._~@:,=!$&'()*+;"
+_KEPT_ANSWERS = 512
+"""Each request asks the same of the same few URLs a dozen times."""
 _PORTS = {"http": 80, "https": 443}
 # Download pages of Singularity Registry Server: who knows the last part may have the file.
 _SECRET_PART = re.compile(r"(/containers/[^/]+/download/(?:share/)?)[^/]+")
@@ -90,6 +93,7 @@ def _host_and_port(parts: SplitResult) -> str:
     return netloc.removesuffix(f":{port}").removesuffix(":")
 
 
+@lru_cache(maxsize=_KEPT_ANSWERS)
 def origin_of(url: str) -> str:
     """`url` without userinfo, query, fragment and secret parts of its path: identity, and what people see.
 
@@ -104,6 +108,7 @@ def origin_of(url: str) -> str:
     return SplitResult(parts.scheme, _host_and_port(parts), path, "", "").geturl()
 
 
+@lru_cache(maxsize=_KEPT_ANSWERS)
 def same_origin(a: str, b: str) -> bool:
     """Whether credentials for one may go to the other: scheme, host and effective port (RFC 6454 section 4).
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from functools import lru_cache
 from typing import Protocol
 
 import httpx
@@ -31,6 +32,8 @@ _NOT_IN_A_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 """RFC 9110 section 5.5; libcurl sends what it is given."""
 _VERIFY_TEXT = re.compile(r"SSL certificate (?:OpenSSL verify result|problem): (.*?)(?: \(\d+\))?")
 _BODY_OF_A_CHALLENGE = 64 << 10
+_KEPT_URLS = 256
+"""httpx takes 60 µs to parse one twice, and each request of an image has the same."""
 _SET_BY_LIBCURL = (b"host", b"connection")
 
 
@@ -147,8 +150,7 @@ class CurlTransport:
 
     async def _exchange(self, built: httpx.Request, request: Request) -> CurlAnswer:
         """One request and the head of its answer. Raises: LazysifError."""
-        url = str(built.url.copy_with(username=None, password=None, fragment=None))
-        built.url.raw_host.decode("ascii").encode("idna")  # UnicodeError for a label that no name can have
+        url = _sent(built.url)
         # a proxy of plain HTTP is told the whole address (RFC 9112 section 3.2.2)
         whole = self._proxy is not None and built.url.scheme == "http"
         order = Order(
@@ -222,6 +224,19 @@ class CurlAnswer:
         await self._transfer.aclose()
 
 
+@lru_cache(maxsize=_KEPT_URLS)
+def _parsed(url: str) -> httpx.URL:
+    """Raises: httpx.InvalidURL."""
+    return httpx.URL(url)
+
+
+@lru_cache(maxsize=_KEPT_URLS)
+def _sent(url: httpx.URL) -> str:
+    """The URL as it is asked for. Raises: UnicodeError: a label that no name can have."""
+    url.raw_host.decode("ascii").encode("idna")
+    return str(url.copy_with(username=None, password=None, fragment=None))
+
+
 def _built(url: str, request: Request) -> httpx.Request:
     """The request as credentials may sign it, in the same words as the httpx transport's."""
     headers = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": f"lazysif/{__version__}"}
@@ -229,7 +244,7 @@ def _built(url: str, request: Request) -> httpx.Request:
     if request.byte_range is not None:
         headers["Range"] = range_header(request.byte_range)
     encoded = [(name.encode(_HEADER_TEXT), value.encode(_HEADER_TEXT)) for name, value in headers.items()]
-    built = httpx.Request("GET", url, headers=encoded)
+    built = httpx.Request("GET", _parsed(url), headers=encoded)
     if built.url.scheme not in ("http", "https") or not built.url.host:
         raise httpx.UnsupportedProtocol("not an address of HTTP")
     return built

@@ -176,11 +176,16 @@ class Names:
             return error, _ERROR_S
         if isinstance(found, FoundDirectory):
             return await self._directory(remote, path), policy.revalidate_s
-        async with trio.open_nursery() as both:  # a thread each
-            if found.first_bytes:
-                both.start_soon(self._keep, found)
-            meaning = await self._image(found.image, self._said(remote))
-        return meaning, policy.revalidate_s
+        if found.first_bytes:
+            # nobody waits for it, and it has the image before anybody who opens it
+            self._nursery.start_soon(self._keep_bytes, found, name=f"first bytes of {remote.name}/{path}")
+        return await self._image(found.image, self._said(remote)), policy.revalidate_s
+
+    async def _keep_bytes(self, found: FoundImage) -> None:
+        try:
+            await self._keep(found)
+        except Exception:
+            log.exception("%s: its first bytes are not kept", found.image.name)
 
     async def _last(self, remote: Remote, path: str) -> Remembered | None:
         """What the name meant last: in this daemon's life, which is over with that, or before it."""
