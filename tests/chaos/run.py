@@ -24,6 +24,7 @@ from tests.chaos.stage import (
     READERS,
     REVALIDATE_S,
     Stage,
+    children_of,
     descriptors_of,
     other_processes,
     resident_bytes,
@@ -123,7 +124,10 @@ class Run:
         for name, process, most in (("daemon", pid, DAEMON_BYTES), ("keeper", keeper, KEEPER_BYTES)):
             if (resident := resident_bytes(process)) > most:
                 found.append(f"the {name} has {resident >> 20} MiB resident")
-        known = {str(pid), str(keeper)}
+        readers_ahead = children_of(pid)
+        if len(readers_ahead) > 1:
+            found.append(f"the daemon has {len(readers_ahead)} children")
+        known = {str(number) for number in (pid, keeper, *readers_ahead)}
         found += [f"process {text}" for text in other_processes() if text.partition(":")[0] not in known]
         return found
 

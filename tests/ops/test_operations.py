@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from types import SimpleNamespace
 
 import pyfuse3
 import pytest
@@ -21,6 +22,10 @@ NEVER_IN_A_HANDLER = {errors.ConfigError, errors.MountError, errors.LocalDirecto
 
 def all_errors(base: type[LazysifError] = LazysifError) -> list[type[LazysifError]]:
     return [base, *(found for kind in base.__subclasses__() for found in all_errors(kind))]
+
+
+SOMEBODY, READER_AHEAD = SimpleNamespace(pid=77), SimpleNamespace(pid=78)
+"""As much of a RequestContext as is looked at."""
 
 
 class BrokenTree:
@@ -43,7 +48,7 @@ CALLS = {
     "lookup": (1, b"a", None),
     "getattr": (1, None),
     "readdir": (1, 0, None),
-    "open": (1, os.O_RDONLY, None),
+    "open": (1, os.O_RDONLY, SOMEBODY),
     "read": (1, 0, 10),
     "listxattr": (1, None),
     "getxattr": (1, b"user.lazysif.origin", None),
@@ -118,7 +123,7 @@ def test_every_handler_of_ours_is_guarded():
 async def test_opening_for_writing_is_erofs(flags):
     operations = Operations(BrokenTree(RuntimeError("not to be asked")), Counters(), 4096)
     with pytest.raises(pyfuse3.FUSEError) as raised:
-        await operations.open(1, flags, None)
+        await operations.open(1, flags, SOMEBODY)
     assert raised.value.errno == errno.EROFS
 
 
@@ -133,7 +138,7 @@ async def test_a_file_from_look_up_to_release(tmp_path):
         assert entry.st_mtime_ns == 1767182400 * 10**9
         assert entry.attr_timeout > entry.entry_timeout
 
-        info = await operations.open(entry.st_ino, os.O_RDONLY, None)
+        info = await operations.open(entry.st_ino, os.O_RDONLY, SOMEBODY)
         assert info.fh == entry.st_ino
         assert info.keep_cache
         assert not info.direct_io
@@ -185,10 +190,42 @@ async def test_a_look_up_that_fails(tmp_path, name, status, code):
         assert it.counters.errors == (code != errno.ENOENT)
 
 
+async def test_who_reads_ahead_gets_what_lies_in_memory_and_leaves_no_trace(tmp_path):
+    origin = FakeTransport({"/a.sif": File(DATA)})
+    async with world(tmp_path, origin) as it:
+        operations = Operations(it.tree, it.counters, 4096, lambda pid: pid == READER_AHEAD.pid)
+        entry = await operations.lookup(1, b"a.sif", None)
+        job = await operations.open(entry.st_ino, os.O_RDONLY, SOMEBODY)
+        await operations.read(job.fh, 4096, 4096)
+        (image,) = it.images.listed()
+        handles, asked = it.images.handles(image.image.id), len(origin.requests)
+        counted = it.counters.read_requests, it.counters.hits, it.counters.misses
+
+        ahead = await operations.open(entry.st_ino, os.O_RDONLY, READER_AHEAD)
+        assert ahead.fh != job.fh
+        assert bytes(await operations.read(ahead.fh, 4096, 4096)) == DATA[4096:8192]
+        for offset, size in ((20_480, 4096), (4096, 8192), (len(DATA), 4096)):
+            with pytest.raises(pyfuse3.FUSEError) as raised:
+                await operations.read(ahead.fh, offset, size)
+            assert raised.value.errno == errno.EIO
+        assert len(origin.requests) == asked
+        assert (it.counters.read_requests, it.counters.hits, it.counters.misses) == counted
+        assert it.counters.errors == 0
+        await operations.release(ahead.fh)
+        assert it.images.handles(image.image.id) == handles == 1
+        await operations.release(job.fh)
+        with pytest.raises(pyfuse3.FUSEError):
+            await operations.read(ahead.fh, 4096, 4096)  # nobody reads it any more
+
+
 async def test_an_inode_of_nobody_is_estale(tmp_path):
     async with world(tmp_path, FakeTransport()) as it:
         operations = Operations(it.tree, it.counters, 4096)
-        for call in (operations.getattr(99, None), operations.open(99, 0, None), operations.read(99, 0, 1)):
+        for call in (
+            operations.getattr(99, None),
+            operations.open(99, 0, SOMEBODY),
+            operations.read(99, 0, 1),
+        ):
             with pytest.raises(pyfuse3.FUSEError) as raised:
                 await call
             assert raised.value.errno == errno.ESTALE

@@ -459,7 +459,7 @@ class RawOrigin:
                 fault=type(fault).__name__ if fault else "ok",
                 connection=number,
                 started_s=time.monotonic(),
-                client=str(connection.getpeercert() or "") if isinstance(connection, ssl.SSLSocket) else "",
+                client=_certificate_of(connection),
             )
             self._log.append(entry)
             self._changed.notify_all()
@@ -551,6 +551,15 @@ def _parse_head(head: bytes) -> Request:
         key = name.strip().lower()
         headers[key] = f"{headers[key]}, {value.strip()}" if key in headers else value.strip()
     return Request(method, target, headers)
+
+
+def _certificate_of(connection: socket.socket) -> str:
+    if not isinstance(connection, ssl.SSLSocket):
+        return ""
+    try:
+        return str(connection.getpeercert() or "")
+    except (AttributeError, ValueError):
+        return ""  # it was closed by another thread in this moment: `ssl` looks at an object that is None
 
 
 def _hang_up(connection: socket.socket) -> None:
