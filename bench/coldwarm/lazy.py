@@ -50,6 +50,11 @@ def plain_at(root: Path, url: str) -> Mount:
     return configured_at(root, url, "give_pages = false")
 
 
+def image_of(mount: Mount) -> Path:
+    """Where a mount has the image: below its remote, where it has a configuration that names one."""
+    return mount.path / REMOTE / NAME if mount.config else mount.path / NAME
+
+
 class Cold:
     """A new mount with an empty cache for each start, which nothing is known to."""
 
@@ -66,14 +71,11 @@ class Cold:
             mount = stack.enter_context(self.mount(room))
             self._stage.drop()
             with self._stage.metered() as meter:
-                taken_s = timed(self.image(mount), job, herd)
+                taken_s = timed(image_of(mount), job, herd)
         return taken_s, meter
 
     def mount(self, room: Path) -> Mount:
         return mount_at(room, self._stage.line.url)
-
-    def image(self, mount: Mount) -> Path:
-        return mount.path / NAME
 
     def close(self) -> None:
         pass
@@ -102,9 +104,6 @@ class Traced(Cold):
         shutil.copytree(self._learned, room / "state" / TRACES)
         return plain_at(room, self._stage.line.url) if self._plain else super().mount(room)
 
-    def image(self, mount: Mount) -> Path:
-        return mount.path / REMOTE / NAME if self._plain else super().image(mount)
-
 
 class Traces:
     """Learned once for each set of jobs, each job by a first start on an empty cache.
@@ -126,7 +125,7 @@ class Traces:
                 shutil.rmtree(room / "cache", ignore_errors=True)
                 with mount_at(room, self._stage.origin.url) as mount:
                     self._stage.drop()
-                    start_s(mount.path / NAME, job)
+                    start_s(image_of(mount), job)
             self._learned[wanted] = room / "state" / TRACES
             if not any(self._learned[wanted].iterdir()):
                 raise RuntimeError(f"no trace was learned from {', '.join(jobs)}")
@@ -151,7 +150,7 @@ class Shared(Cold):
             room = self._room / f"first-{job}"
             with self._node(room, self._stage.origin.url) as mount:
                 self._stage.drop()
-                start_s(mount.path / REMOTE / NAME, job)
+                start_s(image_of(mount), job)
                 time.sleep(OFFERED_S)
             shutil.rmtree(room, ignore_errors=True)
 
@@ -162,9 +161,6 @@ class Shared(Cold):
     def mount(self, room: Path) -> Mount:
         return self._node(room, self._stage.line.url)
 
-    def image(self, mount: Mount) -> Path:
-        return mount.path / REMOTE / NAME
-
     def close(self) -> None:
         shutil.rmtree(self._room, ignore_errors=True)
 
@@ -174,14 +170,13 @@ class Cache:
 
     def __init__(self, stage: Stage, *, plain: bool = False) -> None:
         self._stage = stage
-        self._plain = plain
         self._room = stage.room("cached")
         self._filled: set[str] = set()
         self.mount = (plain_at if plain else mount_at)(self._room, stage.line.url)
 
     @property
     def image(self) -> Path:
-        return self.mount.path / REMOTE / NAME if self._plain else self.mount.path / NAME
+        return image_of(self.mount)
 
     def fill(self, jobs: list[str]) -> None:
         if not self.mount.is_mounted():

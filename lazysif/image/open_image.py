@@ -93,11 +93,7 @@ class OpenImage:
         if offset >= stop:
             return b""
         index = self.block_map.index_at(offset)
-        start = self.block_map.start(index)
-        block_stop = self.block_map.start(index + 1)
-        if stop > block_stop:
-            return None
-        data = self._in_memory(index)
+        data = self._in_one_block(index, offset, stop)
         if data is None:
             return None
         self._counters.hits += 1
@@ -108,18 +104,23 @@ class OpenImage:
             self.follow()
         if index in self._guesses.open:
             self._guesses.read((index,))
-        if stop == block_stop:  # a sequential reader passes here, and few of the others
+        if stop == self.block_map.start(index + 1):  # a sequential reader passes here, and few of the others
             self._read_ahead(ByteRange(offset, stop), self._guess_proved(range(index, index + 1)))
-        return memoryview(data)[offset - start : stop - start]
+        return data
 
     def glance(self, offset: int, size: int) -> Buffer | None:
         """As `read_now`, for who reads ahead of the job: it is no touch, and counts for nothing."""
         stop = min(offset + size, self.image.size_bytes)
         if offset >= stop:
             return None
-        index = self.block_map.index_at(offset)
+        return self._in_one_block(self.block_map.index_at(offset), offset, stop)
+
+    def _in_one_block(self, index: int, offset: int, stop: int) -> Buffer | None:
+        """Bytes `[offset, stop)` of an image if they lie in this block, and it in memory."""
+        if stop > self.block_map.start(index + 1):
+            return None
         data = self._in_memory(index)
-        if data is None or stop > self.block_map.start(index + 1):
+        if data is None:
             return None
         start = self.block_map.start(index)
         return memoryview(data)[offset - start : stop - start]
@@ -375,8 +376,9 @@ class OpenImage:
         """A block is in memory: the kernel gets it now where a trace says that the job will read it."""
         if self._give_pages is None or self.refusal is not None or self.tracing is None:
             return
-        start, stop = self.block_map.start(index), self.block_map.start(index + 1)
-        if self.tracing.give(index) and self._give_pages(start, stop - start):
+        if not self.tracing.give(index):
+            return
+        if self._give_pages(self.block_map.start(index), length(self.block_map, index)):
             self._counters.given_blocks += 1
 
     def prefetch_blocks(self, indices: Iterable[int]) -> list[Flight]:

@@ -24,11 +24,11 @@ from tests.chaos.stage import (
     READERS,
     REVALIDATE_S,
     Stage,
-    children_of,
     descriptors_of,
     other_processes,
     resident_bytes,
 )
+from tests.support.mount import children_of
 
 Say = Callable[[str], None]
 RECOVERY_S = 20.0

@@ -306,11 +306,6 @@ def other_processes() -> list[str]:
     return found
 
 
-def children_of(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(number) for file in children for number in file.read_text().split()]
-
-
 def descriptors_of(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from lazysif.fuse.read_pages import PAUSE_S, Files
 from lazysif.model import InodeNumber
 from lazysif.traces.store import TraceStore
 from tests.support.faults import StallBeforeHead
-from tests.support.mount import Mount, wait_until
+from tests.support.mount import Mount, children_of, wait_until
 from tests.support.raw_origin import RawOrigin
 
 pytestmark = [pytest.mark.mounted, pytest.mark.timeout(180)]
@@ -56,14 +57,21 @@ def learned(nginx: Nginx, lazysif: MakeMount, directory: Path) -> Mount:
     return mount.start()
 
 
+@contextmanager
+def begun(mount: Mount) -> Iterator[Path]:
+    """The image, opened by a start that the trace knows, once the kernel is being given of it."""
+    image = mount.path / "a/image.sif"
+    with image.open("rb") as opened:
+        opened.read(100)
+        wait_until(lambda: mount.counters()["given_blocks"] > 8, "nothing is given")
+        yield image
+
+
 def test_most_of_a_known_start_is_read_without_the_daemon(
     nginx: Nginx, lazysif: MakeMount, tmp_path: Path
 ) -> None:
     mount = learned(nginx, lazysif, tmp_path)
-    image = mount.path / "a/image.sif"
-    with image.open("rb") as begun:
-        begun.read(100)
-        wait_until(lambda: mount.counters()["given_blocks"] > 8, "nothing is given")
+    with begun(mount) as image:
         read_as_a_job(image, 2)
     counters = mount.counters()
     assert counters["given_blocks"] > len(PATH) / 2
@@ -72,9 +80,7 @@ def test_most_of_a_known_start_is_read_without_the_daemon(
     (trace,) = TraceStore(mount.state_dir).traces()
     forgotten = set(PATH) - set(trace.paths[0].blocks)
     assert len(forgotten) <= 16, "what was not seen is not forgotten"
-    with mount.start().path.joinpath("a/image.sif").open("rb") as begun:
-        begun.read(100)
-        wait_until(lambda: mount.counters()["given_blocks"] > 8, "nothing is given")
+    with begun(mount.start()) as image:
         assert image.read_bytes() == DATA
         assert mount.counters()["errors"] == 0
 
@@ -109,15 +115,10 @@ def test_jobs_read_their_bytes_while_daemons_that_give_pages_are_killed(
 
 def reader_of(mount: Mount) -> int:
     """The process that fills the page cache of a mount."""
-    for directory in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (directory / "cmdline").read_bytes().split(b"\0")
-            parent = (directory / "stat").read_text().rpartition(")")[2].split()[1]
-        except OSError:
-            continue
-        if parent == str(mount.pid) and any(part.endswith(b"read_pages.py") for part in command):
-            return int(directory.name)
-    return 0
+    ours = [
+        pid for pid in children_of(mount.pid) if b"read_pages.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    return ours[0] if ours else 0
 
 
 def has_open(pid: int, file: Path) -> bool:
@@ -132,9 +133,7 @@ def test_a_mount_is_not_busy_once_its_readers_have_gone(
 ) -> None:
     """While a file is open there umount(8) refuses; so nothing of ours stays open behind the last reader."""
     mount = learned(nginx, lazysif, tmp_path)
-    image = mount.path / "a/image.sif"
-    with image.open("rb") as begun:
-        begun.read(100)
+    with begun(mount) as image:
         wait_until(lambda: has_open(reader_of(mount), image), "nothing is read ahead")
     began_s = time.monotonic()
     wait_until(lambda: not has_open(reader_of(mount), image), "it stays open")

@@ -242,6 +242,11 @@ def processes_naming(path: Path) -> list[int]:
     return found
 
 
+def children_of(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(number) for file in children for number in file.read_text().split()]
+
+
 def _ended(pid: int) -> bool:
     return not is_alive(pid)
 
