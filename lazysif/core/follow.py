@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from lazysif.core.ahead import GivenAhead
+from lazysif.core.ahead import GivenAhead, watch
 
 _END = 16
 """A path is at its end in its last 16th: starts touch their last blocks in any order."""
@@ -89,6 +89,7 @@ class _Path:
         self.blocks = blocks
         self.size_bytes = size_bytes
         self.place = {block: position for position, block in enumerate(blocks)}
+        self.shown_at = watch(blocks)
         self.cursors: list[_Cursor] = []
 
 
