@@ -305,8 +305,8 @@ class BlockCache:
         first = not self._queue.waiting
         if self._closing or not self._health.may_write or not self._queue.put(digest, data, pinned):
             self._counters.cache_dropped_writes += 1
-        elif self._queue.used_bytes > self.settings.queue_bytes // 4 * 3:
-            self._hurry()
+        elif self._queue.used_bytes > self.settings.queue_bytes // 4 * (1 if unread else 3):
+            self._hurry()  # unread ones do not gather: no start goes on beside them
         elif first:
             self._wake.set()
 

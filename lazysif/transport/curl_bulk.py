@@ -29,6 +29,7 @@ class BulkTransfer(Transfer):
     def __init__(self, engine: Engine, order: Order, token: trio.lowlevel.TrioToken) -> None:
         super().__init__(engine, order, token)
         self._counted = 0
+        self._handed = 0
         self._since = 0.0
 
     @property
@@ -69,14 +70,22 @@ class BulkTransfer(Transfer):
         self.heard_at = now
 
     def _hand_over_all(self) -> None:
-        """In chunks that are not much larger than one is meant to be: readers wait for room between them."""
+        """In chunks that end where whole ones would: a block that lies in one chunk is not copied once more."""
         start = gathered = 0
-        for number, piece in enumerate(self._pieces, 1):
+        room = _CHUNK_BYTES - self._handed % _CHUNK_BYTES
+        pieces = self._pieces
+        for number, piece in enumerate(pieces):
             gathered += len(piece)
-            if gathered >= _CHUNK_BYTES or number == len(self._pieces):
-                self._chunks.append(b"".join(self._pieces[start:number]))
-                start, gathered = number, 0
-        self._pieces.clear()  # libcurl goes on to append to this list
+            if gathered >= room:
+                over = gathered - room
+                pieces[number] = piece[: len(piece) - over]
+                self._chunks.append(b"".join(pieces[start : number + 1]))
+                pieces[number] = piece[len(piece) - over :]
+                start, gathered, room = number, over, _CHUNK_BYTES
+        if gathered:
+            self._chunks.append(b"".join(pieces[start:]))
+        pieces.clear()  # libcurl goes on to append to this list
+        self._handed = self._received
         self._counted = self._pieces_bytes = 0
         self._notify()
 

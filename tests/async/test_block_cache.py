@@ -111,6 +111,14 @@ async def test_a_queue_that_fills_is_written_at_once(tmp_path):
         await eventually(lambda: len(value_files(tmp_path)) == 8)
 
 
+async def test_blocks_that_nobody_reads_soon_are_written_while_they_come(tmp_path):
+    """Regression: bulk filled the queue while the disk was idle, then waited for it, in turns."""
+    async with running(tmp_path, gather_s=1000.0, queue_bytes=16 * len(block(0))) as cache:
+        for n in range(5):
+            cache.put(digest_of(block(n)), block(n), unread=True)
+        await eventually(lambda: len(value_files(tmp_path)) == 5)
+
+
 async def test_whoever_waits_for_room_does_not_wait_for_blocks_to_gather(tmp_path):
     async with running(tmp_path, gather_s=1000.0, queue_bytes=10 * len(block(0))) as cache:
         cache.put(digest_of(block(0)), block(0))
