@@ -38,12 +38,16 @@ class FollowLimits:
     """Sizes in bytes, counts in blocks.
 
     Args:
-        floor_bytes, most_floor_bytes: asked for ahead of a start that only began, and of what is doubtful; grows
-            from the first to the second where prefetch comes late.
+        floor_bytes, most_floor_bytes: asked for ahead of a start that only began; grows from the first to the second
+            where prefetch comes late.
         lead_bytes: the most ahead of a start, however long it has kept to its path: half of the memory tier, so that
             it is read before it goes. With 48 MiB a heavy import 10 ms away took a tenth longer; 50 ms and 200 Mbit/s
             away both took the same.
         sure_bytes: the most ahead of a start that only began, of what all paths share that it may be on.
+        doubt_bytes: the most asked for at a time of what it needs on half of these paths, and not on all; of what
+            fewer need `floor_bytes`; more once as much has proved to be needed. Apptainer takes 100 ms before the job
+            begins, in which the line has nothing else to do: with 2 MiB `python3 -c pass` waited 25 ms for what came
+            after that, where a longer job's and `/bin/true` were known.
         whole_bytes: a path of at most so much is asked for whole.
         load_bytes: the same where the cache has it: more would push itself out of memory again.
         budget_bytes: the most asked for and not touched, all paths of all starts of a phase together.
@@ -60,6 +64,7 @@ class FollowLimits:
     most_floor_bytes: int = 6 << 20
     lead_bytes: int = 24 << 20
     sure_bytes: int = 16 << 20
+    doubt_bytes: int = 6 << 20
     whole_bytes: int = 8 << 20
     load_bytes: int = 16 << 20
     budget_bytes: int = 64 << 20
@@ -262,19 +267,14 @@ class Follower:
             return answer
         live_bytes = self._live_bytes(active)
         least = self._least(turns[0])  # a block each time would be a request each time
-        room = max(self._lead(cursor) for cursor in turns) - live_bytes
-        room = room if room >= least else 0
-        sure_room = max(self._sure_lead(cursor, alternatives) for cursor in turns) - live_bytes
-        doubts = 2 * self._doubt_room() >= least
-        if sure_room >= least:
-            while turns and sure_room > 0:
+        room = max(self._lead(cursor, alternatives) for cursor in turns) - live_bytes
+        doubts = 2 * self._doubt_room(likely=True) >= least
+        if room >= least:
+            while turns and room > 0:
                 for cursor in list(turns):
-                    taken = self._take(
-                        cursor, alternatives, room, is_missing, found, answer.load, doubts=doubts
-                    )
+                    taken = self._take(cursor, alternatives, is_missing, found, answer.load, doubts=doubts)
                     room -= taken
-                    sure_room -= taken
-                    if not taken or sure_room <= 0:
+                    if not taken or room <= 0:
                         turns.remove(cursor)
         batch = self._limits.batch
         answer.fetch = [found[start : start + batch] for start in range(0, len(found), batch)]
@@ -288,33 +288,39 @@ class Follower:
             self._doubtful_bytes = 0
         return found
 
-    def _doubt_room(self) -> int:
-        """Bytes that may be asked for besides that the start needs on one path and not on another."""
-        return max(self._limits.floor_bytes, self._proved_bytes) - self._doubtful_bytes
+    def _doubt_room(self, *, likely: bool) -> int:
+        """Bytes that may be asked for besides that the start needs on one path and not on another; `likely`: on half
+        of them at least."""
+        limits = self._limits
+        most_bytes = max(limits.doubt_bytes if likely else limits.floor_bytes, self._proved_bytes)
+        return most_bytes - self._doubtful_bytes
 
-    def _lead(self, cursor: _Cursor) -> int:
-        """Bytes ahead of this cursor that are worth asking for."""
+    def _kept_lead(self, cursor: _Cursor) -> int:
+        """Bytes ahead of this cursor that the start's keeping to the path is worth."""
         limits = self._limits
         floor = min(limits.floor_bytes * self._late, limits.most_floor_bytes, 2 * cursor.kept_bytes)
-        lead = max(limits.floor_bytes, floor, cursor.kept_bytes)
-        return min(lead, limits.load_bytes if cursor.loading else limits.lead_bytes)
+        return min(max(limits.floor_bytes, floor, cursor.kept_bytes), self._most(cursor))
 
-    def _sure_lead(self, cursor: _Cursor, alternatives: Sequence[_Path]) -> int:
-        """The same of what the start needs on all paths that it may be on, or where little is at stake."""
-        limits, lead = self._limits, self._lead(cursor)
+    def _lead(self, cursor: _Cursor, alternatives: Sequence[_Path]) -> int:
+        """Bytes ahead of this cursor that are worth asking for: more where several paths are, which bound what is
+        doubtful in another way, and where little is at stake."""
+        limits, lead = self._limits, self._kept_lead(cursor)
         if len(alternatives) < 2 and cursor.path.size_bytes > limits.whole_bytes:
             return lead
-        return max(lead, min(limits.sure_bytes, limits.load_bytes if cursor.loading else limits.lead_bytes))
+        return max(lead, min(limits.sure_bytes, self._most(cursor)))
+
+    def _most(self, cursor: _Cursor) -> int:
+        return self._limits.load_bytes if cursor.loading else self._limits.lead_bytes
 
     def _least(self, cursor: _Cursor) -> int:
         """Bytes that are worth asking for: one block each time would be one request each time."""
         block = cursor.blocks[min(cursor.scanned, len(cursor.blocks) - 1)]
-        return min(self._limits.least_batch * self._length(block), self._lead(cursor) // 2)
+        return min(self._limits.least_batch * self._length(block), self._kept_lead(cursor) // 2)
 
     def _has_room(self, cursor: _Cursor, alternatives: Sequence[_Path]) -> bool:
         if cursor.scanned >= len(cursor.blocks):
             return False
-        return self._sure_lead(cursor, alternatives) - cursor.ahead_bytes >= self._least(cursor)
+        return self._lead(cursor, alternatives) - cursor.ahead_bytes >= self._least(cursor)
 
     def _live_bytes(self, active: Sequence[_Cursor]) -> int:
         """Bytes asked for and still ahead of a start: paths that are followed at once share one lead."""
@@ -325,7 +331,6 @@ class Follower:
         self,
         cursor: _Cursor,
         alternatives: Sequence[_Path],
-        room: int,
         is_missing: Callable[[int], bool],
         found: list[int],
         load: list[int],
@@ -335,7 +340,6 @@ class Follower:
         """Ask for the next block of this path that nobody asked for; its bytes, or 0 at the end of its share.
 
         Args:
-            room: bytes that may be asked for of what is not sure.
             doubts: whether anything doubtful is asked for this time.
         """
         while cursor.scanned < len(cursor.blocks):
@@ -347,14 +351,14 @@ class Follower:
             new = block not in self._asked
             missing = new and is_missing(block)
             cursor.loading = new and not missing
-            sure = all(block in path.place for path in alternatives)
-            lead = self._sure_lead(cursor, alternatives) if sure else self._lead(cursor)
-            if cursor.ahead_bytes + size > lead or (room <= 0 and not sure):
+            if cursor.ahead_bytes + size > self._lead(cursor, alternatives):
                 return 0
-            doubtful = missing and not sure
+            naming = sum(block in path.place for path in alternatives)
+            doubtful = missing and naming < len(alternatives)
             if missing and self.pending_bytes + size > self._limits.budget_bytes:
                 return 0
-            if doubtful and (not doubts or size > self._doubt_room()):
+            likely = 2 * naming >= len(alternatives)
+            if doubtful and (not doubts or size > self._doubt_room(likely=likely)):
                 return 0
             cursor.scanned += 1
             cursor.ahead_bytes += size
