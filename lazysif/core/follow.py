@@ -39,15 +39,16 @@ class FollowLimits:
 
     Args:
         floor_bytes, most_floor_bytes: asked for ahead of a start that only began; grows from the first to the second
-            where prefetch comes late.
+            where prefetch comes late. 2 MiB left a line of 50 ms and 200 Mbit/s idle while Apptainer made ready, and
+            a heavy import took 10.0 instead of 9.6 s. `/bin/true` fetches 9.6 MB where only that job is known.
         lead_bytes: the most ahead of a start, however long it has kept to its path: half of the memory tier, so that
             it is read before it goes. With 48 MiB a heavy import 10 ms away took a tenth longer; 50 ms and 200 Mbit/s
             away both took the same.
         sure_bytes: the most ahead of a start that only began, of what all paths share that it may be on.
-        doubt_bytes: the most asked for at a time of what it needs on half of these paths, and not on all; of what
-            fewer need `floor_bytes`; more once as much has proved to be needed. Apptainer takes 100 ms before the job
-            begins, in which the line has nothing else to do: with 2 MiB `python3 -c pass` waited 25 ms for what came
-            after that, where a longer job's and `/bin/true` were known.
+        doubt_bytes, rare_bytes: the most asked for at a time of what it needs on half of these paths, and not on all,
+            and of what it needs on fewer; more once as much has proved to be needed. Apptainer takes 100 ms before
+            the job begins, in which the line has nothing else to do: with 2 MiB `python3 -c pass` waited 25 ms for
+            what came after that, where a longer job's and `/bin/true` were known.
         whole_bytes: a path of at most so much is asked for whole.
         load_bytes: the same where the cache has it: more would push itself out of memory again.
         budget_bytes: the most asked for and not touched, all paths of all starts of a phase together.
@@ -60,11 +61,12 @@ class FollowLimits:
         cursors: of one path; starts read ahead and come back, and several may be in different places.
     """
 
-    floor_bytes: int = 2 << 20
-    most_floor_bytes: int = 6 << 20
+    floor_bytes: int = 4 << 20
+    most_floor_bytes: int = 8 << 20
     lead_bytes: int = 24 << 20
     sure_bytes: int = 16 << 20
     doubt_bytes: int = 6 << 20
+    rare_bytes: int = 2 << 20
     whole_bytes: int = 8 << 20
     load_bytes: int = 16 << 20
     budget_bytes: int = 64 << 20
@@ -292,7 +294,7 @@ class Follower:
         """Bytes that may be asked for besides that the start needs on one path and not on another; `likely`: on half
         of them at least."""
         limits = self._limits
-        most_bytes = max(limits.doubt_bytes if likely else limits.floor_bytes, self._proved_bytes)
+        most_bytes = max(limits.doubt_bytes if likely else limits.rare_bytes, self._proved_bytes)
         return most_bytes - self._doubtful_bytes
 
     def _kept_lead(self, cursor: _Cursor) -> int:

@@ -28,17 +28,17 @@ def run(it, blocks, missing=lambda _: True):
     return asked, unasked
 
 
-def test_the_first_touch_brings_two_mebibytes_in_the_order_of_the_trace():
+def test_the_first_touch_brings_four_mebibytes_in_the_order_of_the_trace():
     it = follower()
     it.touch(PATH[0])
-    assert ask(it) == PATH[1:17]
+    assert ask(it) == PATH[1:33]
     assert ask(it) == []
 
 
 def test_as_much_is_ahead_as_was_touched_so_that_a_short_job_wastes_little():
     for length in (1, 20, 100, 400):
         asked, _ = run(follower(), PATH[:length])
-        assert len(asked) <= length + max(length, 16)
+        assert len(asked) <= length + max(length, 32)
 
 
 def test_the_window_has_an_end():
@@ -148,7 +148,7 @@ def test_a_short_path_is_asked_for_whole_and_a_long_one_is_not():
     assert ask(it) == short[1:]
     it = follower(PATH[:65])
     it.touch(PATH[0])
-    assert ask(it) == PATH[1:17]
+    assert ask(it) == PATH[1:33]
 
 
 def test_what_all_paths_share_is_asked_for_at_once_up_to_a_bound():
