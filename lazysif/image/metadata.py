@@ -49,9 +49,16 @@ async def _bytes(opened: OpenImage, wanted: ByteRange) -> bytes:
 
 
 async def _fetch_and_pin(opened: OpenImage, tables: ByteRange) -> None:
-    """Ask for the tables in large background requests; who needs a part sooner moves it into the demand lane."""
+    """Ask for the tables in large background requests; who needs a part sooner moves it into the demand lane.
+
+    Their end comes first, where a mount begins to read, and the rest behind what a trace names, which has all that a
+    start needs of them: 50 ms and 200 Mbit/s away a mount waited 160 ms for the end of 2.8 MB of tables.
+    """
     head = span(opened.block_map, 0, _HEAD_BYTES)
     blocks = span(opened.block_map, tables.start, tables.length)
     opened.pin([*head, *blocks])
+    opened.prefetch_blocks(blocks[-1:])
+    if opened.tracing is not None:
+        await opened.tracing.wait_decided()
     for flight in opened.prefetch(tables):
         await flight.wait()

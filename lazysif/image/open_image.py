@@ -242,7 +242,8 @@ class OpenImage:
         if not self.image.ranges:
             return self._start_whole(indices)
         limits = self._limits
-        wanted = set(indices)
+        place = {index: place for place, index in enumerate(indices)}
+        wanted = set(place)
         gap = self._gap(wanted) if demand else range(0)
         guessed_bytes = 0 if self._following else limits.guesses.most_bytes
         runs = plan_extents(
@@ -252,6 +253,8 @@ class OpenImage:
             max_bytes=limits.demand_bytes + guessed_bytes if demand else limits.background_bytes,
             gap_bytes=limits.gap_bytes if demand else 0,
         )
+        # what is asked for first is needed first, and at the beginning of a trace that is the end of the image
+        runs.sort(key=lambda run: min(place.get(index, len(place)) for index in run))
         flights: dict[int, Flight] = {}
         for run in runs:
             for flight in self._fetcher.start(self.image, self.block_map, run, self, demand=demand):

@@ -140,11 +140,11 @@ class Starts:
         """Behind an open: find what this node and the shares know of the image's starts."""
         if opened.tracing is not None and opened.image.id not in self._prepared:
             self._prepared.add(opened.image.id)
-            opened.tracing.undecided = True
+            decided = opened.tracing.look_up()
             name = f"trace of {opened.image.name}"
-            self._nursery.start_soon(self._guarded, self._prepare, opened, opened.tracing, name=name)
+            self._nursery.start_soon(self._guarded, self._prepare, opened, opened.tracing, decided, name=name)
 
-    async def _prepare(self, opened: OpenImage, tracing: ImageTracing) -> None:
+    async def _prepare(self, opened: OpenImage, tracing: ImageTracing, decided: trio.Event) -> None:
         try:
             head = bytes(await opened.read(0, HEAD_BYTES))
             for block in span(opened.block_map, 0, HEAD_BYTES):
@@ -152,13 +152,12 @@ class Starts:
                 tracing.touch(block, trio.current_time())
             key = trace_key(opened.image.size_bytes, head)
             self._keys[opened.image.id] = key
-            known = await self._known(opened, key)
+            self._use(opened, known := await self._known(opened, key))
         except LazysifError:
             self._prepared.discard(opened.image.id)
             raise
         finally:
-            tracing.undecided = False
-        self._use(opened, known)
+            decided.set()
         if not await self._may_ask(known):
             return
         beside = self._beside(opened.image)

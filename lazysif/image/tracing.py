@@ -11,6 +11,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 
+import trio
+
 from lazysif.core.follow import Ask, Follower
 from lazysif.core.trace import Recording, TracePath
 
@@ -35,13 +37,24 @@ class ImageTracing:
         self._last_s = 0.0
         self.touched: set[int] | None = None
         """The blocks of this phase; None between phases, when reads from memory begin none."""
-        self.undecided = False
-        """While it is looked up whether this node has a trace, for some milliseconds."""
+        self._decided: trio.Event | None = None
+        """Set once it is known whether this node has a trace; None before that is looked up."""
+
+    def look_up(self) -> trio.Event:
+        """It is being looked up whether this node has a trace, for some milliseconds, until the event is set."""
+        self._decided = trio.Event()
+        return self._decided
+
+    async def wait_decided(self) -> None:
+        """Until what is known of earlier starts has been asked for, if anything is."""
+        if self._decided is not None:
+            await self._decided.wait()
 
     @property
     def following(self) -> bool:
         """Whether a trace is followed, or may be in a moment, so that own guesses step back."""
-        return self.undecided or (self._follower is not None and self._follower.following)
+        undecided = self._decided is not None and not self._decided.is_set()
+        return undecided or (self._follower is not None and self._follower.following)
 
     def touch(self, block: int, now_s: float, *, late: bool = False) -> bool:
         """Note a read of a block; `late`: its reader has to wait. Returns whether it came late from the trace."""
