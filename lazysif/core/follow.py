@@ -155,6 +155,8 @@ class Follower:
         """Doubtful ones that were touched."""
         self._late = 1
         self._ahead = GivenAhead()
+        self._perhaps: set[_Path] = set()
+        """The paths that a start was perhaps on when it was asked last whether it has left one."""
 
     @property
     def following(self) -> bool:
@@ -183,10 +185,15 @@ class Follower:
 
         Its touch is not seen then; a later one shows it (`core.ahead`).
         """
-        if block in self._touched or block not in self._asked or block in self._doubtful:
+        if block in self._touched or block not in self._asked:
             return False
         paths = list(dict.fromkeys(cursor.path for cursor in self._active()))
         return self._ahead.give(block, paths, self._touched)
+
+    def left_a_path(self) -> bool:
+        """Whether a start has left one of the paths since this was asked last: more may be given then (`give`)."""
+        before, self._perhaps = self._perhaps, {cursor.path for cursor in self._active()}
+        return not before <= self._perhaps
 
     def touch(self, block: int, *, late: bool = False) -> list[int]:
         """A start touches a block for the first time; `late`: it has to wait for it.

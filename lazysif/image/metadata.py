@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 
+import trio
+
 from lazysif.core.block_map import span
 from lazysif.core.image_format import metadata_plan
 from lazysif.errors import FormatError, LazysifError
@@ -17,6 +19,8 @@ from lazysif.model import ByteRange
 log = logging.getLogger(__name__)
 
 _HEAD_BYTES = 64 << 10
+_PATIENCE_S = 1.0
+"""With a state directory that does not say whether it has a trace."""
 
 
 async def pin_tables(opened: OpenImage) -> None:
@@ -59,6 +63,7 @@ async def _fetch_and_pin(opened: OpenImage, tables: ByteRange) -> None:
     opened.pin([*head, *blocks])
     opened.prefetch_blocks(blocks[-1:])
     if opened.tracing is not None:
-        await opened.tracing.wait_decided()
+        with trio.move_on_after(_PATIENCE_S):
+            await opened.tracing.wait_decided()
     for flight in opened.prefetch(tables):
         await flight.wait()

@@ -18,6 +18,7 @@ from blake3 import blake3
 from lazysif.cache.block_cache import BlockCache
 from lazysif.cache.block_table import BlockTable
 from lazysif.core.block_map import BlockMap, length, span
+from lazysif.core.follow import Ask
 from lazysif.core.guesses import Guesses, GuessLimits, gap_before
 from lazysif.core.plan import plan_extents
 from lazysif.core.readahead import Readahead
@@ -351,9 +352,15 @@ class OpenImage:
 
     def follow(self) -> None:
         """Bring what the trace of earlier starts names next: from the origin behind demand, or from disk."""
-        ask = self.tracing.ask(self._is_missing) if self.tracing is not None else None
-        if not ask:
+        if self.tracing is None:
             return
+        ask = self.tracing.ask(self._is_missing)
+        if ask:
+            self._bring(ask)
+        if self.tracing.left_a_path():
+            self._give_unread()
+
+    def _bring(self, ask: Ask) -> None:
         for batch in ask.fetch:
             self._counters.prefetch_blocks += len(batch)
             self.prefetch_blocks(batch)
@@ -369,7 +376,11 @@ class OpenImage:
         """What has the kernel read bytes at an offset soon, while they lie in memory, and says whether it will; None
         once the kernel has closed the image. Apptainer opens it several times: what came in between is given now."""
         self._give_pages = give_pages
-        if give_pages is None or self.tracing is None:
+        self._give_unread()
+
+    def _give_unread(self) -> None:
+        """Offer again what came when the kernel could not be given it: the image was closed, or its need in doubt."""
+        if self._give_pages is None or self.tracing is None:
             return
         for index in self.tracing.unread():
             if self._in_memory(index) is not None:

@@ -86,6 +86,10 @@ class ImageTracing:
         """The blocks that were asked for ahead of the start and not touched, in the order of asking."""
         return self._follower.unread() if self._follower is not None else []
 
+    def left_a_path(self) -> bool:
+        """Whether a start has left a path since this was asked last, so that more may be given to the kernel."""
+        return self._follower is not None and self._follower.left_a_path()
+
     def names(self, block: int) -> bool:
         """Whether a start is known that touched this block."""
         return self._follower is not None and self._follower.names(block)

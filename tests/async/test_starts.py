@@ -245,6 +245,29 @@ async def test_the_kernel_is_given_what_a_trace_names_and_the_recording_misses_n
     assert set(path.blocks) >= set(JOB[:-8])
 
 
+async def test_what_came_in_doubt_is_given_when_the_start_has_left_the_other_path(tmp_path):
+    await learn(tmp_path)
+    await learn(tmp_path, OTHER)
+    empty_cache(tmp_path)
+    pages = []
+
+    def give(offset, size):
+        pages.append(offset // BLOCK)
+        return True
+
+    async with world(tmp_path, origin_of_job(), starts=QUICK, cache={"memory_bytes": 2**22}) as it:
+        number = await it.open("a.sif")
+        (opened,) = it.images.listed()
+        opened.give_to(give)
+        await it.read(number, 0, 100)
+        await until(lambda: all(opened.glance(block * BLOCK, 100) for block in JOB[16:60]))
+        assert pages == [], "the job is of one of two kinds"
+        for block in JOB[16:30]:
+            await it.read(number, block * BLOCK, 100)
+        assert len(set(JOB[30:60]).intersection(pages)) > 10
+        assert not set(OTHER[16:]).intersection(pages)
+
+
 async def test_what_comes_while_the_image_is_closed_is_given_when_it_is_opened_again(tmp_path):
     """Apptainer looks into an image, closes it, and mounts it 60 ms later: short jobs were given nothing."""
     await learn(tmp_path)

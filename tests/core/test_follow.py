@@ -181,3 +181,24 @@ def test_in_vain_is_bounded_whatever_starts_do():
             touched.add(block)
             asked.update(ask(it))
     assert len(asked - touched) * SIZE <= 64 << 20
+
+
+def test_what_was_doubtful_may_be_given_once_the_start_has_left_the_other_path():
+    """Regression: what had come while it was in doubt was never given, and a Python start beside `/bin/true` asked
+    for each block of its own."""
+    true, python = PATH[:18], PATH[:12] + PATH[100:147]
+    it = follower(python, true)
+    it.touch(PATH[0])
+    assert not it.left_a_path()
+    came = set(ask(it))
+    own = [block for block in PATH[110:140] if block in came]
+    assert len(own) > 20
+    assert not any(map(it.give, own)), "only one of the two needs them"
+    for block in [*PATH[1:12], *PATH[100:105]]:
+        it.touch(block)
+        assert not it.left_a_path()
+    it.touch(PATH[105])
+    assert it.left_a_path()
+    assert not it.left_a_path(), "told once"
+    given = [block for block in own if it.give(block)]
+    assert len(given) > len(own) // 2
