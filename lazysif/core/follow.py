@@ -45,10 +45,11 @@ class FollowLimits:
             it is read before it goes. With 48 MiB a heavy import 10 ms away took a tenth longer; 50 ms and 200 Mbit/s
             away both took the same.
         sure_bytes: the most ahead of a start that only began, of what all paths share that it may be on.
-        doubt_bytes, rare_bytes: the most asked for at a time of what it needs on half of these paths, and not on all,
-            and of what it needs on fewer; more once as much has proved to be needed. Apptainer takes 100 ms before
-            the job begins, in which the line has nothing else to do: with 2 MiB `python3 -c pass` waited 25 ms for
-            what came after that, where a longer job's and `/bin/true` were known.
+        doubt_bytes: asked for, once, of what it needs on half of these paths, and not on all. Apptainer takes 100 ms
+            before the job begins, in which the line has nothing else to do: with 2 MiB `python3 -c pass` waited 25 ms
+            for what came after that, where a longer job's and `/bin/true` were known.
+        rare_bytes: the most asked for at a time of what it needs on some of them; more once as much has proved to be
+            needed.
         whole_bytes: a path of at most so much is asked for whole.
         load_bytes: the same where the cache has it: more would push itself out of memory again.
         budget_bytes: the most asked for and not touched, all paths of all starts of a phase together.
@@ -125,6 +126,11 @@ class _Cursor:
         return self.strayed > 0 and left * _END <= len(self.blocks)
 
 
+def _naming(block: int, paths: Sequence[_Path]) -> int:
+    """How many of the paths name a block."""
+    return sum(block in path.place for path in paths)
+
+
 class Follower:
     """Follows the paths of one image through one phase of starts.
 
@@ -151,6 +157,10 @@ class Follower:
         self._doubtful: set[int] = set()
         """Asked for, not touched, and not on all paths that a start may be on."""
         self._doubtful_bytes = 0
+        self._doubted_bytes = 0
+        """Of all that were ever doubtful."""
+        self._judged_by: list[_Path] = []
+        """The paths that a start may have been on when that was judged."""
         self._proved_bytes = 0
         """Doubtful ones that were touched."""
         self._late = 1
@@ -292,17 +302,18 @@ class Follower:
     def _alternatives(self, active: Sequence[_Cursor]) -> list[_Path]:
         """The paths that a start may be on."""
         found = list(dict.fromkeys(cursor.path for cursor in active if not cursor.over))
-        if len(found) < 2:
-            self._doubtful.clear()
-            self._doubtful_bytes = 0
+        if found != self._judged_by:
+            self._judged_by = found
+            self._doubtful = {block for block in self._doubtful if 0 < _naming(block, found) < len(found)}
+            self._doubtful_bytes = sum(map(self._length, self._doubtful))
         return found
 
     def _doubt_room(self, *, likely: bool) -> int:
         """Bytes that may be asked for besides that the start needs on one path and not on another; `likely`: on half
         of them at least."""
         limits = self._limits
-        most_bytes = max(limits.doubt_bytes if likely else limits.rare_bytes, self._proved_bytes)
-        return most_bytes - self._doubtful_bytes
+        room = max(limits.rare_bytes, self._proved_bytes) - self._doubtful_bytes
+        return max(room, limits.doubt_bytes - self._doubted_bytes) if likely else room
 
     def _kept_lead(self, cursor: _Cursor) -> int:
         """Bytes ahead of this cursor that the start's keeping to the path is worth."""
@@ -362,7 +373,7 @@ class Follower:
             cursor.loading = new and not missing
             if cursor.ahead_bytes + size > self._lead(cursor, alternatives):
                 return 0
-            naming = sum(block in path.place for path in alternatives)
+            naming = _naming(block, alternatives)
             doubtful = missing and naming < len(alternatives)
             if missing and self.pending_bytes + size > self._limits.budget_bytes:
                 return 0
@@ -380,6 +391,7 @@ class Follower:
             if doubtful:
                 self._doubtful.add(block)
                 self._doubtful_bytes += size
+                self._doubted_bytes += size
             (found if missing else load).append(block)
             return size
         return 0
