@@ -356,11 +356,11 @@ class OpenImage:
             return
         ask = self.tracing.ask(self._is_missing)
         if ask:
-            self._bring(ask)
+            self._ask_for(ask)
         if self.tracing.left_a_path():
             self._give_unread()
 
-    def _bring(self, ask: Ask) -> None:
+    def _ask_for(self, ask: Ask) -> None:
         for batch in ask.fetch:
             self._counters.prefetch_blocks += len(batch)
             self.prefetch_blocks(batch)

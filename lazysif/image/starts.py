@@ -152,7 +152,8 @@ class Starts:
                 tracing.touch(block, trio.current_time())
             key = trace_key(opened.image.size_bytes, head)
             self._keys[opened.image.id] = key
-            self._use(opened, known := await self._known(opened, key))
+            known = await self._known(opened, key)
+            self._use(opened, known)
         except LazysifError:
             self._prepared.discard(opened.image.id)
             raise
