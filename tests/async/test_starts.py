@@ -53,6 +53,15 @@ async def start(it, blocks, name="a.sif"):
     return number
 
 
+async def begin(it, give):
+    """Open the image and touch it first; what a trace names then goes to `give`."""
+    number = await it.open("a.sif")
+    (opened,) = it.images.listed()
+    opened.give_to(give)
+    await it.read(number, 0, 100)
+    return number, opened
+
+
 async def until(condition):
     with trio.fail_after(30):
         while not condition():  # noqa: ASYNC110
@@ -221,15 +230,13 @@ async def test_the_kernel_is_given_what_a_trace_names_and_the_recording_misses_n
     pages = []
 
     def give(offset, size):
-        assert opened.glance(offset, size) == DATA[offset : offset + size], "not in memory"
+        (image,) = it.images.listed()
+        assert image.glance(offset, size) == DATA[offset : offset + size], "not in memory"
         pages.append(offset // BLOCK)
         return True
 
     async with world(tmp_path, origin_of_job(), starts=QUICK, cache={"memory_bytes": 2**22}) as it:
-        number = await it.open("a.sif")
-        (opened,) = it.images.listed()
-        opened.give_to(give)
-        await it.read(number, 0, 100)
+        number, opened = await begin(it, give)
         await until(lambda: len(pages) >= 8)
         for block in JOB:
             if block not in pages:
@@ -256,10 +263,7 @@ async def test_what_came_in_doubt_is_given_when_the_start_has_left_the_other_pat
         return True
 
     async with world(tmp_path, origin_of_job(), starts=QUICK, cache={"memory_bytes": 2**22}) as it:
-        number = await it.open("a.sif")
-        (opened,) = it.images.listed()
-        opened.give_to(give)
-        await it.read(number, 0, 100)
+        number, opened = await begin(it, give)
         await until(lambda: all(opened.glance(block * BLOCK, 100) for block in JOB[16:60]))
         assert pages == [], "the job is of one of two kinds"
         for block in JOB[16:30]:
@@ -275,10 +279,7 @@ async def test_what_comes_while_the_image_is_closed_is_given_when_it_is_opened_a
     async with world(
         tmp_path, origin_of_job(), starts=QUICK, cache={"memory_bytes": 2**22}, pages=pages
     ) as it:
-        number = await it.open("a.sif")
-        (opened,) = it.images.listed()
-        opened.give_to(None)  # or some would come before `release` is through
-        await it.read(number, 0, 100)
+        number, opened = await begin(it, None)  # or some would come before `release` is through
         await it.tree.release(number)
         assert pages.let_go_of == [number]
         await until(lambda: all(opened.glance(block * BLOCK, 100) for block in JOB[16:28]))

@@ -1,6 +1,7 @@
 """core.ahead: which blocks the kernel is given, and which reads the watched ones show."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 
@@ -47,14 +48,14 @@ def test_three_of_four_near_the_beginning_and_fifteen_of_sixteen_far_along(path)
 
 @pytest.mark.parametrize("path", [*IN_ORDER, SCATTERED], ids=["back", "neighbours", "tenths", "scattered"])
 def test_watched_places_are_never_far_apart(path):
-    for one, next_one in zip(path.watched, path.watched[1:], strict=False):
+    for one, next_one in pairwise(path.watched):
         assert next_one - one <= 2 * (4 if next_one < 64 else 8 if next_one < 256 else 16) + 1
 
 
 def test_each_place_is_shown_by_the_next_that_is_watched():
-    places = [place for place in range(len(SCATTERED.blocks)) if place in SCATTERED.watched]
+    watched = SCATTERED.watched
     for place, shows in enumerate(SCATTERED.shown_at):
-        assert shows == next((each for each in places if each >= place), len(SCATTERED.blocks))
+        assert shows == next((each for each in watched if each >= place), len(SCATTERED.blocks))
 
 
 def test_what_nothing_watched_would_show_is_not_given():
@@ -112,9 +113,7 @@ def test_paths_that_begin_alike_agree_on_what_is_watched():
 
 def test_a_block_is_given_once_and_one_that_was_read_by_us_is_not_shown():
     it = GivenAhead()
-    before, shows = next(
-        (one, two) for one, two in zip(LONG.watched, LONG.watched[1:], strict=False) if two - one > 1
-    )
+    before, shows = next((one, two) for one, two in pairwise(LONG.watched) if two - one > 1)
     assert it.give(LONG.blocks[before + 1], [LONG], ())
     assert not it.give(LONG.blocks[before + 1], [LONG], ())
     it.shown_by(LONG.blocks[before + 1], [LONG])
