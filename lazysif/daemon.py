@@ -364,7 +364,7 @@ class Daemon:
                     "name": image.name,
                     "origin": origin_of(image.location.origin),
                     "size_bytes": image.size_bytes,
-                    "cached_bytes": opened.cached_bytes(),
+                    "cached_bytes": opened.blocks.cached_bytes(),
                     "open_handles": self._images.handles(image.id) if self._images is not None else 0,
                     "last_error": opened.last_error,
                     "verified": opened.verdict or None,

@@ -97,7 +97,7 @@ class Fill:
 
     async def _lacking(self) -> list[int]:
         """The wanted blocks that are not on disk, in order."""
-        return await self.opened.lacking(self.blocks)
+        return await self.opened.blocks.lacking(self.blocks)
 
     def _check_cache(self) -> None:
         status = self.cache.status()
@@ -114,7 +114,7 @@ class Fill:
         while True:
             landed = self.progress.fetched_bytes
             try:
-                await self._bring(self.opened.missing(lacking))
+                await self._bring(self.opened.asking.missing(lacking))
                 self.progress.trouble = ""
                 return
             except SourceUnavailable as error:
@@ -129,7 +129,7 @@ class Fill:
 
     async def _others(self, lacking: list[int]) -> None:
         """Wait for what readers had asked for already; where they got an error the next pass asks itself."""
-        for flight in self.opened.under_way(lacking):
+        for flight in self.opened.asking.under_way(lacking):
             try:
                 await flight.wait()
             except LazysifError as error:
@@ -157,7 +157,7 @@ class Fill:
         return sorted(runs, key=lambda run: min(place[index] for index in run))
 
     def _parts(self, run: range) -> list[range]:
-        return self._extents(self.opened.missing(run))
+        return self._extents(self.opened.asking.missing(run))
 
     def _extents(self, blocks: Sequence[int]) -> list[range]:
         most_bytes = self.pace.piece_bytes(EXTENT_BYTES)

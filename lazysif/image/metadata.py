@@ -60,10 +60,10 @@ async def _fetch_and_pin(opened: OpenImage, tables: ByteRange) -> None:
     """
     head = span(opened.block_map, 0, _HEAD_BYTES)
     blocks = span(opened.block_map, tables.start, tables.length)
-    opened.pin([*head, *blocks])
-    opened.prefetch_blocks(blocks[-1:])
+    opened.blocks.pin([*head, *blocks])
+    opened.asking.prefetch_blocks(blocks[-1:])
     if opened.tracing is not None:
         with trio.move_on_after(_PATIENCE_S):
             await opened.tracing.wait_decided()
-    for flight in opened.prefetch(tables):
+    for flight in opened.asking.prefetch(tables):
         await flight.wait()

@@ -82,9 +82,8 @@ class Starts:
         """Record and follow the starts of an image just made."""
         if not opened.image.ranges or not opened.image.size_bytes:
             return
-        opened.tracing = ImageTracing(
-            lambda block: length(opened.block_map, block),
-            lambda: self._begin(opened),
+        opened.trace_with(
+            ImageTracing(lambda block: length(opened.block_map, block), lambda: self._begin(opened))
         )
 
     # --- a start ----------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ class Verifier:
         while True:
             await trio.sleep(_ROUND_S)
             for opened in list(self._listed()):
-                if opened.verdict == "not yet" and opened.complete:
+                if opened.verdict == "not yet" and opened.blocks.complete:
                     try:
                         await self._check(opened)
                     except Exception:
@@ -119,7 +119,7 @@ class Verifier:
         hasher = hashlib.new(algorithm, usedforsecurity=False)
         for blocks in opened.batches(_BATCH_BYTES):
             began_s = trio.current_time()
-            data = await opened.peek(blocks)
+            data = await opened.blocks.peek(blocks)
             if data is None:
                 return None
             await trio.to_thread.run_sync(_feed, hasher.update, data, limiter=self._threads)

@@ -88,7 +88,7 @@ class IdleFill:
                 continue
             if self._clock() - self._failed.get(image.id, float("-inf")) < _NOT_AGAIN_S:
                 continue
-            missing_bytes = image.size_bytes - opened.cached_bytes()
+            missing_bytes = image.size_bytes - opened.blocks.cached_bytes()
             if missing_bytes and status.used_bytes + missing_bytes <= _FULLEST * status.limit_bytes:
                 return opened
         return None

@@ -443,7 +443,7 @@ class Tree:
             return {}
         opened = await self._in_time("getxattr", number, self._images.get, meaning.image)
         image = opened.image
-        percent = 100.0 * opened.cached_bytes() / image.size_bytes if image.size_bytes else 100.0
+        percent = 100.0 * opened.blocks.cached_bytes() / image.size_bytes if image.size_bytes else 100.0
         return {
             "user.lazysif.cached_percent": f"{percent:.1f}",
             "user.lazysif.origin": image.location.origin,

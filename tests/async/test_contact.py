@@ -151,7 +151,7 @@ async def test_offline_nothing_is_read_ahead_and_known_names_are_served_at_once(
         gone(contact)
         before = len(origin.requests)
         opened = it.images.listed()[0]
-        assert opened.prefetch(ByteRange(500_000, 600_000)) == []
+        assert opened.asking.prefetch(ByteRange(500_000, 600_000)) == []
         assert len(origin.requests) == before
         assert await it.read(number, 0, 4096) == DATA[:4096]
         assert await it.read(number, 900_000, 100) == DATA[900_000:900_100], "a reader tries"

@@ -11,7 +11,8 @@ from lazysif.core.block_map import GridMap, IndexedMap
 from lazysif.core.guesses import GuessLimits
 from lazysif.errors import ImageChanged, SourceProtocolError, SourceUnavailable
 from lazysif.fetch.flights import FlightTable
-from lazysif.image.open_image import ExtentLimits, OpenImage
+from lazysif.image.asking import ExtentLimits
+from lazysif.image.open_image import OpenImage
 from lazysif.model import ByteRange, Image, ImageId, Location, Validator, ValidatorKind
 from lazysif.telemetry import Counters
 from tests.support.cache_damage import change_rows, running, value_files, written
@@ -102,7 +103,7 @@ async def test_an_empty_image(tmp_path):
         opened = await it.open()
         assert bytes(await opened.read(0, 4096)) == b""
         assert it.origin.requests == []
-        assert opened.cached_bytes() == 0
+        assert opened.blocks.cached_bytes() == 0
 
 
 async def test_twenty_readers_of_one_block_make_one_request(tmp_path):
@@ -210,7 +211,7 @@ async def test_what_was_read_once_is_not_fetched_in_the_next_life(tmp_path):
             assert bytes(await opened.read(10_000, 60_000)) == DATA[10_000:70_000]
             await written(it.cache)
             assert bool(it.origin.requests) == (life == 0)
-            assert opened.cached_bytes() >= 60_000
+            assert opened.blocks.cached_bytes() >= 60_000
 
 
 async def test_frames_that_are_gone_or_damaged_are_fetched_again(tmp_path):
@@ -259,9 +260,9 @@ async def test_prefetch_asks_only_for_what_is_missing_and_a_reader_joins_it(tmp_
         await wait_all_tasks_blocked()
         before = set(it.origin.asked)
         it.origin.script.append(HoldHead(go))
-        flights = opened.prefetch(ByteRange(0, len(DATA)))
+        flights = opened.asking.prefetch(ByteRange(0, len(DATA)))
         assert flights
-        assert opened.prefetch(ByteRange(0, len(DATA))) == []
+        assert opened.asking.prefetch(ByteRange(0, len(DATA))) == []
         await wait_all_tasks_blocked()
         go.set()
         assert bytes(await opened.read(0, len(DATA))) == DATA

@@ -69,10 +69,10 @@ async def bench(directory, digest=RIGHT):
 async def test_right_bytes_are_verified_once_and_remembered(tmp_path, digest):
     async with bench(tmp_path, digest) as it:
         opened = await it.open()
-        assert (opened.verdict, opened.complete) == ("not yet", False)
+        assert (opened.verdict, opened.blocks.complete) == ("not yet", False)
         assert await it.verifier.matches(opened) is None
         await opened.read(0, len(DATA))
-        assert opened.complete
+        assert opened.blocks.complete
         assert await it.verifier.matches(opened) is True
         await it.verifier._check(opened)
         assert (opened.verdict, it.counters.images_verified) == (VERIFIED, 1)
@@ -85,13 +85,13 @@ async def test_wrong_bytes_are_discarded_and_reads_fail_until_later(tmp_path, mo
         opened = await it.open()
         await opened.read(0, len(DATA))
         await it.verifier._check(opened)
-        assert (opened.verdict, opened.cached_bytes(), it.counters.images_refused) == (BAD, 0, 1)
+        assert (opened.verdict, opened.blocks.cached_bytes(), it.counters.images_refused) == (BAD, 0, 1)
         assert opened.read_now(0, 100) is None
         for _ in range(2):
             with pytest.raises(SourceProtocolError, match="do not fit the digest"):
                 await opened.read(0, 100)
         opened.keep(0, DATA)
-        assert opened.cached_bytes() == 0
+        assert opened.blocks.cached_bytes() == 0
         with pytest.raises(SourceProtocolError, match="do not fit the digest"):
             await (await it.open()).read(0, 100)
         later = it.state.verdict_of(it.image.id)[1] + 3601
@@ -109,7 +109,7 @@ async def test_what_went_to_make_room_is_no_verdict(tmp_path):
         file.unlink()
     async with bench(tmp_path) as it:
         opened = await it.open()
-        assert opened.complete
+        assert opened.blocks.complete
         await it.verifier._check(opened)
         assert opened.verdict == "not yet"
         assert it.state.verdict_of(it.image.id) is None
