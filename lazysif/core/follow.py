@@ -1,12 +1,11 @@
 """Following a trace: which blocks to ask for ahead of a start, given what it touched so far. Pure, no clock.
 
-A block that is touched moves a cursor of each path it stands in. A path that the start keeps to is *followed*:
-what stands ahead of its cursor is asked for, in the order of the trace, at most as many bytes ahead as the start
-has touched along the path (so that a short job wastes no more than it used), but no less than the network needs
-to stay busy. A start that leaves a path stops it by not touching it. Where a start may be on several paths, what
-they share it needs whichever it is on, so that as much as 16 MiB of that is asked for at once; what they do not share
-is asked for with reserve: 2 MiB, and as much again as proved right. A path that is short altogether is not worth
-waiting for proof.
+A path that the start keeps to (`core.cursors`) is *followed*: what stands ahead of its cursor is asked for, in the
+order of the trace, at most as many bytes ahead as the start has touched along the path (so that a short job wastes no
+more than it used), but no less than the network needs to stay busy. A start that leaves a path stops it by not
+touching it. Where a start may be on several paths, what they share it needs whichever it is on, so that as much as
+16 MiB of that is asked for at once; what they do not share is asked for with reserve: 2 MiB, and as much again as
+proved right. A path that is short altogether is not worth waiting for proof.
 
 Laws (tests/property/test_follow_laws.py): a block is asked for at most once, only if it is missing and stands in
 a path, and bytes asked for in vain never exceed the budget.
@@ -27,10 +26,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from lazysif.core.ahead import GivenAhead, watch
-
-_END = 16
-"""A path is at its end in its last 16th: starts touch their last blocks in any order."""
+from lazysif.core.ahead import GivenAhead
+from lazysif.core.cursors import Cursor, CursorLimits, CursorPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +51,7 @@ class FollowLimits:
         load_bytes: the same where the cache has it: more would push itself out of memory again.
         budget_bytes: the most asked for and not touched, all paths of all starts of a phase together.
         batch, least_batch: blocks sorted and joined at a time.
-        begin: a start's first touches are near the beginning of its path.
-        proof: touches in order before a path is followed that a start joins elsewhere.
-        doze, stray: touches elsewhere after which nothing more is asked for at a cursor until a start comes back to
-            it, and after which it is given up.
-        reach: how far behind a cursor, and beyond what was asked for ahead of it, a touch is still in order.
-        cursors: of one path; starts read ahead and come back, and several may be in different places.
+        cursors: see `core.cursors`.
     """
 
     floor_bytes: int = 4 << 20
@@ -73,12 +65,7 @@ class FollowLimits:
     budget_bytes: int = 64 << 20
     batch: int = 48
     least_batch: int = 16
-    begin: int = 16
-    proof: int = 3
-    doze: int = 6
-    stray: int = 24
-    reach: int = 32
-    cursors: int = 4
+    cursors: CursorLimits = field(default_factory=CursorLimits)
 
 
 @dataclass(slots=True)
@@ -92,41 +79,7 @@ class Ask:
         return bool(self.fetch or self.load)
 
 
-class _Path:
-    def __init__(self, blocks: Sequence[int], size_bytes: int) -> None:
-        self.blocks = blocks
-        self.size_bytes = size_bytes
-        self.place = {block: position for position, block in enumerate(blocks)}
-        self.shown_at = watch(blocks)
-        self.cursors: list[_Cursor] = []
-
-
-class _Cursor:
-    """A place on a path that starts have come to; `need` touches in order prove that they go on from there."""
-
-    def __init__(self, path: _Path, position: int, need: int) -> None:
-        self.path = path
-        self.blocks = path.blocks
-        self.position = position
-        self.need = need
-        self.scanned = position + 1
-        """Positions below this one were asked for, or need not be."""
-        self.ahead_bytes = 0
-        """Of positions between the cursor and `scanned` that are not touched yet."""
-        self.in_order = 0
-        self.kept_bytes = 0
-        self.strayed = 0
-        self.loading = False
-        """What comes next is cached, so that less is asked for ahead."""
-
-    @property
-    def over(self) -> bool:
-        """Whether the path is at its end, and the start goes on without it."""
-        left = len(self.blocks) - 1 - self.position
-        return self.strayed > 0 and left * _END <= len(self.blocks)
-
-
-def _naming(block: int, paths: Sequence[_Path]) -> int:
+def _naming(block: int, paths: Sequence[CursorPath]) -> int:
     """How many of the paths name a block."""
     return sum(block in path.place for path in paths)
 
@@ -147,7 +100,7 @@ class Follower:
     ) -> None:
         self._limits = limits or FollowLimits()
         self._length = length
-        self._paths = [_Path(blocks, sum(map(length, blocks))) for blocks in paths]
+        self._paths = [CursorPath(blocks, length, self._limits.cursors) for blocks in paths]
         self._touched: set[int] = set()
         self._asked: dict[int, None] = {}
         """In this order."""
@@ -159,13 +112,13 @@ class Follower:
         self._doubtful_bytes = 0
         self._doubted_bytes = 0
         """Of all that were ever doubtful."""
-        self._judged_by: list[_Path] = []
+        self._judged_by: list[CursorPath] = []
         """The paths that a start may have been on when that was judged."""
         self._proved_bytes = 0
         """Doubtful ones that were touched."""
         self._late = 1
         self._ahead = GivenAhead()
-        self._perhaps: set[_Path] = set()
+        self._perhaps: set[CursorPath] = set()
         """The paths that a start was perhaps on when it was asked last whether it has left one."""
 
     @property
@@ -173,14 +126,8 @@ class Follower:
         """Whether a path is being followed and goes on: own guesses are worse than the trace then."""
         return any(cursor.position + 1 < len(cursor.blocks) for cursor in self._active())
 
-    def _active(self) -> list[_Cursor]:
-        doze = self._limits.doze
-        return [
-            cursor
-            for path in self._paths
-            for cursor in path.cursors
-            if cursor.in_order >= cursor.need and cursor.strayed < doze
-        ]
+    def _active(self) -> list[Cursor]:
+        return [cursor for path in self._paths for cursor in path.active()]
 
     def names(self, block: int) -> bool:
         """Whether it stands in a path."""
@@ -223,7 +170,7 @@ class Follower:
         if block in self._pending:
             self._pending.remove(block)
             self.pending_bytes -= self._length(block)
-        size, limits = self._length(block), self._limits
+        size = self._length(block)
         if block in self._doubtful:
             self._doubtful.remove(block)
             self._doubtful_bytes -= size
@@ -231,45 +178,7 @@ class Follower:
         if late and self.names(block):
             self._late = min(2 * self._late, 4)
         for path in self._paths:
-            position = path.place.get(block)
-            moved = self._cursor_at(path, position) if position is not None else None
-            for cursor in path.cursors:
-                cursor.strayed += cursor is not moved
-            path.cursors = [cursor for cursor in path.cursors if cursor.strayed < limits.stray]
-            if moved is not None and position is not None:
-                self._move(moved, position, size)
-
-    def _cursor_at(self, path: _Path, position: int) -> _Cursor:
-        """The cursor that a touch at this position moves: one that it is near to, or a new one."""
-        limits = self._limits
-        near = [
-            cursor
-            for cursor in path.cursors
-            if cursor.position - limits.reach <= position <= cursor.scanned + limits.reach
-        ]
-        if near:
-            return min(near, key=lambda cursor: abs(cursor.position - position))
-        begins = position < limits.begin and not path.cursors
-        cursor = _Cursor(path, position, 1 if begins else limits.proof)
-        if len(path.cursors) >= limits.cursors:
-            path.cursors.remove(max(path.cursors, key=lambda cursor: cursor.strayed))
-        path.cursors.append(cursor)
-        return cursor
-
-    def _move(self, cursor: _Cursor, position: int, size: int) -> None:
-        cursor.strayed = 0
-        cursor.in_order += 1
-        cursor.kept_bytes += size
-        if position <= cursor.position:
-            return
-        for passed in cursor.blocks[cursor.position + 1 : min(position, cursor.scanned)]:
-            if passed not in self._touched:
-                cursor.ahead_bytes -= self._length(passed)
-        if position < cursor.scanned:
-            cursor.ahead_bytes -= size
-        else:
-            cursor.scanned, cursor.ahead_bytes = position + 1, 0
-        cursor.position = position
+            path.touch(block, self._touched)
 
     def ask(self, is_missing: Callable[[int], bool]) -> Ask:
         """What to bring now. Called after touches; mostly empty.
@@ -299,7 +208,7 @@ class Follower:
         answer.fetch = [found[start : start + batch] for start in range(0, len(found), batch)]
         return answer
 
-    def _alternatives(self, active: Sequence[_Cursor]) -> list[_Path]:
+    def _alternatives(self, active: Sequence[Cursor]) -> list[CursorPath]:
         """The paths that a start may be on."""
         found = list(dict.fromkeys(cursor.path for cursor in active if not cursor.over))
         if found != self._judged_by:
@@ -315,13 +224,13 @@ class Follower:
         room = max(limits.rare_bytes, self._proved_bytes) - self._doubtful_bytes
         return max(room, limits.doubt_bytes - self._doubted_bytes) if likely else room
 
-    def _kept_lead(self, cursor: _Cursor) -> int:
+    def _kept_lead(self, cursor: Cursor) -> int:
         """Bytes ahead of this cursor that the start's keeping to the path is worth."""
         limits = self._limits
         floor = min(limits.floor_bytes * self._late, limits.most_floor_bytes, 2 * cursor.kept_bytes)
         return min(max(limits.floor_bytes, floor, cursor.kept_bytes), self._most(cursor))
 
-    def _lead(self, cursor: _Cursor, alternatives: Sequence[_Path]) -> int:
+    def _lead(self, cursor: Cursor, alternatives: Sequence[CursorPath]) -> int:
         """Bytes ahead of this cursor that are worth asking for: more where several paths are, which bound what is
         doubtful in another way, and where little is at stake."""
         limits, lead = self._limits, self._kept_lead(cursor)
@@ -329,28 +238,28 @@ class Follower:
             return lead
         return max(lead, min(limits.sure_bytes, self._most(cursor)))
 
-    def _most(self, cursor: _Cursor) -> int:
+    def _most(self, cursor: Cursor) -> int:
         return self._limits.load_bytes if cursor.loading else self._limits.lead_bytes
 
-    def _least(self, cursor: _Cursor) -> int:
+    def _least(self, cursor: Cursor) -> int:
         """Bytes that are worth asking for: one block each time would be one request each time."""
         block = cursor.blocks[min(cursor.scanned, len(cursor.blocks) - 1)]
         return min(self._limits.least_batch * self._length(block), self._kept_lead(cursor) // 2)
 
-    def _has_room(self, cursor: _Cursor, alternatives: Sequence[_Path]) -> bool:
+    def _has_room(self, cursor: Cursor, alternatives: Sequence[CursorPath]) -> bool:
         if cursor.scanned >= len(cursor.blocks):
             return False
         return self._lead(cursor, alternatives) - cursor.ahead_bytes >= self._least(cursor)
 
-    def _live_bytes(self, active: Sequence[_Cursor]) -> int:
+    def _live_bytes(self, active: Sequence[Cursor]) -> int:
         """Bytes asked for and still ahead of a start: paths that are followed at once share one lead."""
         ahead = {block for cursor in active for block in cursor.blocks[cursor.position + 1 : cursor.scanned]}
         return sum(self._length(block) for block in ahead - self._touched)
 
     def _take(
         self,
-        cursor: _Cursor,
-        alternatives: Sequence[_Path],
+        cursor: Cursor,
+        alternatives: Sequence[CursorPath],
         is_missing: Callable[[int], bool],
         found: list[int],
         load: list[int],

@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lazysif.core.cursors import CursorLimits
 from lazysif.core.follow import Follower, FollowLimits
 from lazysif.core.trace import MAX_PATHS, Recording, Trace, TracePath, check, covers, merge
 
@@ -21,12 +22,15 @@ LIMITS = st.builds(
     budget_bytes=st.integers(0, 60 * SIZE),
     batch=st.integers(1, 48),
     least_batch=st.integers(1, 16),
-    begin=st.integers(1, 16),
-    proof=st.integers(1, 5),
-    doze=st.integers(1, 10),
-    stray=st.integers(1, 20),
-    reach=st.integers(0, 32),
-    cursors=st.integers(1, 4),
+    cursors=st.builds(
+        CursorLimits,
+        begin=st.integers(1, 16),
+        proof=st.integers(1, 5),
+        doze=st.integers(1, 10),
+        stray=st.integers(1, 20),
+        reach=st.integers(0, 32),
+        most=st.integers(1, 4),
+    ),
 )
 BLOCKS = st.lists(st.integers(0, COUNT - 1), min_size=1, max_size=150, unique=True)
 
@@ -139,7 +143,7 @@ def test_a_start_that_leaves_the_path_stops_it(blocks, elsewhere):
     for block in blocks[: len(blocks) // 2]:
         follower.touch(block)
         follower.ask(lambda _: True)
-    for block in elsewhere[: limits.stray]:
+    for block in elsewhere[: limits.cursors.stray]:
         follower.touch(block)
     assert not follower.following
     for block in elsewhere:
