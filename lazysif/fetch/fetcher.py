@@ -16,7 +16,8 @@ from typing import Protocol
 
 import trio
 
-from lazysif.core.block_map import BlockMap, extent_range, length
+from lazysif.core.block_cutter import BlockCutter
+from lazysif.core.block_map import BlockMap, extent_range
 from lazysif.core.content_range import (
     check_range_answer,
     check_whole_answer,
@@ -30,7 +31,6 @@ from lazysif.errors import (
     ImageChanged,
     LazysifError,
     SourceError,
-    SourceProtocolError,
     SourceUnavailable,
 )
 from lazysif.fetch.begun import Begun
@@ -316,7 +316,7 @@ class Fetcher:
 
         Some origins put a right Content-Range before the file's first byte: only the length gives them away.
         """
-        cutter = _Cutter(extent.block_map, blocks)
+        cutter = BlockCutter(extent.block_map, blocks)
         held: list[tuple[int, Buffer]] = []
         landed_bytes = 0
         async for chunk in chunks:
@@ -348,42 +348,3 @@ class Fetcher:
         extent.sink.accept(index, data)
         self._flights.remove(extent.image.id, index)
         flight.land(data)
-
-
-class _Cutter:
-    """Cuts a stream of chunks into the blocks of a run."""
-
-    def __init__(self, block_map: BlockMap, blocks: range) -> None:
-        self._block_map = block_map
-        self._blocks = iter(blocks)
-        self._index: int | None = None
-        self._lacking = 0
-        self._pieces: list[memoryview] = []
-        self._next_block()
-
-    @property
-    def complete(self) -> bool:
-        return self._index is None
-
-    def _next_block(self) -> None:
-        self._index = next(self._blocks, None)
-        self._pieces = []
-        if self._index is not None:
-            self._lacking = length(self._block_map, self._index)
-
-    def feed(self, chunk: bytes) -> list[tuple[int, Buffer]]:
-        """The blocks that this chunk completes. Raises SourceProtocolError for bytes after the last block."""
-        done: list[tuple[int, Buffer]] = []
-        rest = memoryview(chunk)
-        while len(rest):
-            if self._index is None:
-                raise SourceProtocolError("the origin sent more bytes than it was asked for")
-            piece, rest = rest[: self._lacking], rest[self._lacking :]
-            self._pieces.append(piece)
-            self._lacking -= len(piece)
-            if not self._lacking:
-                # a block that lies in one chunk is not copied here
-                one = chunk if len(piece) == len(chunk) else piece
-                done.append((self._index, one if len(self._pieces) == 1 else b"".join(self._pieces)))
-                self._next_block()
-        return done
