@@ -13,7 +13,8 @@ from itertools import islice
 import pycurl
 import trio
 
-from lazysif.transport.curl_transfer import CurlFailure, Engine, Order, Transfer
+from lazysif.transport.curl_order import CurlFailure, Order
+from lazysif.transport.curl_transfer import Engine, Transfer
 
 _CHUNK_BYTES = 256 << 10
 """What a reader is woken for."""

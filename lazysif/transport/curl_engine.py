@@ -18,7 +18,8 @@ import pycurl
 import trio
 
 from lazysif.transport.curl_bulk import BulkTransfer
-from lazysif.transport.curl_transfer import CurlFailure, Order, Transfer, failure_of
+from lazysif.transport.curl_order import CurlFailure, Order, failure_of
+from lazysif.transport.curl_transfer import Transfer
 from lazysif.transport.spare_sockets import SpareSockets
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,8 @@ from lazysif.model import AnswerHead, Request
 from lazysif.transport.authorities import Authorities, ClientCertificate
 from lazysif.transport.credentials import Keyring
 from lazysif.transport.curl_engine import CurlEngine
-from lazysif.transport.curl_transfer import CurlFailure, Failure, Order, Transfer
+from lazysif.transport.curl_order import CurlFailure, Failure, Order
+from lazysif.transport.curl_transfer import Transfer
 from lazysif.transport.follow import Redirects
 from lazysif.transport.proxy import Proxy
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from lazysif.config_values import read_secret_file
+from lazysif.config.files import read_secret_file
 from lazysif.errors import AccessDenied, ConfigError, LazysifError, SourceUnavailable
 from lazysif.transport.authorities import tls_context
 from lazysif.transport.httpx_transport import proxy_for_httpx

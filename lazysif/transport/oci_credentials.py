@@ -20,7 +20,7 @@ from typing import Any
 
 import trio
 
-from lazysif.config_values import read_secret, read_secret_file
+from lazysif.config.files import read_secret, read_secret_file
 from lazysif.core.oci import DOCKER_HUB_API
 from lazysif.errors import AccessDenied, ConfigError, SourceTimeout, SourceUnavailable
 

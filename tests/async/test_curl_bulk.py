@@ -5,7 +5,7 @@ import trio
 
 from lazysif.transport.authorities import Authorities
 from lazysif.transport.curl_bulk import BulkTransfer
-from lazysif.transport.curl_transfer import Order
+from lazysif.transport.curl_order import Order
 
 KIB = 1 << 10
 

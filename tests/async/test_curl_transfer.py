@@ -8,7 +8,8 @@ from typing import cast
 import pytest
 import trio
 
-from lazysif.transport.curl_transfer import Engine, Order, Transfer
+from lazysif.transport.curl_order import Order
+from lazysif.transport.curl_transfer import Engine, Transfer
 
 
 async def test_patience_that_is_over_is_a_timeout_and_no_fault() -> None:
