@@ -1,5 +1,7 @@
 """core.block_cutter: however an answer is cut into chunks, the same blocks come out."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,11 +18,7 @@ GRID = GridMap(len(DATA), 16)
 def test_all_blocks_come_once_and_in_order(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(DATA)]
     cutter = BlockCutter(GRID, range(GRID.count))
-    came = [
-        block
-        for start, stop in zip(edges, edges[1:], strict=False)
-        for block in cutter.feed(DATA[start:stop])
-    ]
+    came = [block for start, stop in pairwise(edges) for block in cutter.feed(DATA[start:stop])]
     assert [index for index, _ in came] == list(range(GRID.count))
     assert b"".join(data for _, data in came) == DATA
     assert cutter.complete
