@@ -20,11 +20,13 @@ from typing import Any
 import trio
 
 from lazysif import __version__
-from lazysif.cache.block_cache import BlockCache, CacheSettings
+from lazysif.cache.block_cache import BlockCache
+from lazysif.cache.cache_settings import CacheSettings
 from lazysif.cache.directory import DirectoryLock, prepare_directory
 from lazysif.cache.fsck_online import OnlineFsck
-from lazysif.config import Config
-from lazysif.config_remotes import HttpRemote, RemoteConfig
+from lazysif.config.kinds import HttpRemote
+from lazysif.config.remote import RemoteConfig
+from lazysif.config.tables import Config
 from lazysif.control.address import make_runtime_directory, socket_path
 from lazysif.control.server import ControlServer
 from lazysif.control.watchdog import Watchdog, iso_time

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from lazysif.config import Config
-from lazysif.config_remotes import KINDS, RemoteConfig
+from lazysif.config.kinds import KINDS
+from lazysif.config.remote import RemoteConfig
+from lazysif.config.tables import Config
 from lazysif.errors import ConfigError
 from lazysif.image_uri import ImageUri, is_uri, parse_uri
 

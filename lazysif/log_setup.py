@@ -6,7 +6,7 @@ import logging
 import logging.handlers
 from pathlib import Path
 
-from lazysif.config import Config
+from lazysif.config.tables import Config
 from lazysif.errors import LocalDirectoryError
 
 _LOG_BYTES = 10 << 20

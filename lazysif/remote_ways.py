@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lazysif.config_remotes import RemoteConfig
-from lazysif.config_routes import DIRECT, OWN, Groups
-from lazysif.config_values import read_secret
+from lazysif.config.files import read_secret
+from lazysif.config.remote import RemoteConfig
+from lazysif.config.routes import DIRECT, OWN, Groups
 from lazysif.core.names import origin_of
 from lazysif.fetch.routes import Routes
 from lazysif.fetch.way import Way

@@ -1,7 +1,7 @@
 """What a remote's configuration stands for: its registry, its transport and its credentials, by kind.
 
 The one place that knows all kinds. A new kind is a module under `registries/`, a table of keys in
-`config_remotes`, and a function here.
+`config.kinds`, and a function here.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from lazysif.config_remotes import (
+from lazysif.config.files import read_secret
+from lazysif.config.kinds import (
     GcsRemote,
     HttpRemote,
     LibraryRemote,
     OrasRemote,
-    RemoteConfig,
     S3Remote,
     ShubRemote,
     SregistryRemote,
@@ -26,7 +26,7 @@ from lazysif.config_remotes import (
     SwiftRemote,
     UrlRemote,
 )
-from lazysif.config_values import read_secret
+from lazysif.config.remote import RemoteConfig
 from lazysif.core.gcs import error_for_people as gcs_error_for_people
 from lazysif.core.gcs import gcs_bucket
 from lazysif.core.names import is_named_host, origin_of

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lazysif.config import from_toml
+from lazysif.config.load import from_toml
 from lazysif.core.asked import Asked
 from lazysif.daemon import run
 from lazysif.errors import LazysifError

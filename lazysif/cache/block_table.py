@@ -2,16 +2,16 @@
 
 One file an image, `tables-v1/<image id>-<count>.table`, all in records of 40 bytes:
 
-    record 0     magic and version 8, count 8 (little-endian), image id 16, first 8 bytes of BLAKE3 over
-    these 32 record 1+i   digest 32, binding 8: first 8 bytes of BLAKE3 over (image id, i, digest), lowest
-    bit of byte 0 set
+    record 0     magic and version 8, count 8 (little-endian), image id 16, first 8 bytes of BLAKE3 over these 32
+    record 1+i   digest 32, binding 8: first 8 bytes of BLAKE3 over (image id, i, digest), lowest bit of byte 0 set
 
 The binding makes a record believable only in its own place: damaged, swapped or foreign records are
 refused, which is a miss. Losing a table costs refetches, never correctness, so nothing is synced. A record
 of zeros is an unknown block; because of the bit that is always set, one byte of each record says at C
 speed how many are known.
 
-A table belongs to the trio thread. Only `read_records` and `write_job`, which touch the disk, run elsewhere.
+A table belongs to the trio thread, and `block_tables` holds those that are open. The functions here that touch
+its file block, and run elsewhere: they get values and give values back.
 """
 
 from __future__ import annotations
@@ -19,21 +19,16 @@ from __future__ import annotations
 import os
 import re
 import struct
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 from blake3 import blake3
 
-from lazysif.cache.directory import prepare_directory
 from lazysif.model import Digest, ImageId
 from lazysif.telemetry import Counters
 
 TABLES = "tables-v1"
-UNUSED_S = 90 * 86400.0
-"""A table not opened for this long is deleted: long after its frames were evicted on any busy node."""
 MAGIC = b"LZSTBL\0\x01"
 RECORD_BYTES = 40
 DIGEST_BYTES = 32
@@ -202,105 +197,6 @@ class BlockTable:
         return _header(self.image_id, self.count)
 
 
-class BlockTables:
-    """All block tables of a cache directory. A table stays in memory while somebody holds it or it is
-    unwritten.
-
-    Args:
-        directory: of the cache; the tables lie in `tables-v1` below it.
-        counters: where refused records are counted.
-    """
-
-    def __init__(self, directory: Path, counters: Counters | None = None) -> None:
-        self.directory = directory / TABLES
-        self._counters = counters if counters is not None else Counters()
-        self._tables: WeakValueDictionary[Path, BlockTable] = WeakValueDictionary()
-        self._unwritten: dict[Path, BlockTable] = {}
-
-    def prepare(self) -> None:
-        """Make the directory. Blocking. Raises: LocalDirectoryError, OSError."""
-        prepare_directory(self.directory)
-
-    def open(self, image_id: ImageId, count: int) -> BlockTable:
-        """The table of an image, empty where there is none to be believed. Blocks on the disk for a new one.
-
-        Raises:
-            ValueError: not an image id.
-        """
-        table = self.opened(image_id, count)
-        return table or self.adopt(image_id, count, read_records(self.path(image_id, count), image_id, count))
-
-    def path(self, image_id: ImageId, count: int) -> Path:
-        """The file of a table. Raises: ValueError for what is not an image id."""
-        if not _IMAGE_ID.fullmatch(image_id):
-            raise ValueError(f"not an image id: {image_id!r}")
-        return self.directory / f"{image_id}-{count}.table"
-
-    def opened(self, image_id: ImageId, count: int) -> BlockTable | None:
-        """The table, if it is in memory. Raises: ValueError."""
-        return self._tables.get(self.path(image_id, count))
-
-    def adopt(self, image_id: ImageId, count: int, records: bytearray | None) -> BlockTable:
-        """The table with what `read_records` found, unless it was opened meanwhile. Raises: ValueError."""
-        path = self.path(image_id, count)
-        table = self._tables.get(path)
-        if table is None:
-            table = BlockTable(image_id, count, path, records, self._counters, self._note_dirty)
-            self._tables[path] = table
-        return table
-
-    def take_dirty(self) -> list[TableJob]:
-        """What is to be written, of all tables."""
-        jobs = [job for table in self._unwritten.values() if (job := table.take_dirty())]
-        self._unwritten.clear()
-        return jobs
-
-    def flush(self) -> None:
-        """Write all dirty records. Blocking.
-
-        Raises:
-            OSError: a table could not be written; its records stay dirty.
-        """
-        error: OSError | None = None
-        for job in self.take_dirty():
-            try:
-                intact = write_job(job)
-            except OSError as failure:
-                error = failure
-                job.table.give_back(job, all_records=False)
-            else:
-                if not intact:
-                    job.table.give_back(job, all_records=True)
-        if error is not None:
-            raise error
-
-    def close(self) -> None:
-        """Write all dirty records as far as the disk takes them. Blocking, never raises."""
-        try:
-            self.flush()
-        except OSError:
-            pass  # refetched some day
-
-    def delete_unused(self, now_s: float | None = None) -> int:
-        """Delete the files of tables not opened for `UNUSED_S`; returns how many. Blocking, never raises."""
-        limit = (time.time() if now_s is None else now_s) - UNUSED_S
-        deleted = 0
-        try:
-            for entry in os.scandir(self.directory):
-                if (
-                    entry.is_file(follow_symlinks=False)
-                    and entry.stat(follow_symlinks=False).st_mtime < limit
-                ):
-                    os.unlink(entry.path)
-                    deleted += 1
-        except OSError:
-            pass  # a sick disk keeps its old tables
-        return deleted
-
-    def _note_dirty(self, table: BlockTable) -> None:
-        self._unwritten[table.path] = table
-
-
 def read_records(path: Path, image_id: ImageId, count: int) -> bytearray | None:
     """The records of a table's file, or None where it is missing or its header or size are not as they
     must be.
@@ -318,6 +214,13 @@ def read_records(path: Path, image_id: ImageId, count: int) -> bytearray | None:
     except OSError:
         return None
     return records if filled == len(records) else None
+
+
+def file_name(image_id: ImageId, count: int) -> str:
+    """The name of a table's file. Raises: ValueError for what is not an image id."""
+    if not _IMAGE_ID.fullmatch(image_id):
+        raise ValueError(f"not an image id: {image_id!r}")
+    return f"{image_id}-{count}.table"
 
 
 def parse_name(name: str) -> tuple[ImageId, int] | None:

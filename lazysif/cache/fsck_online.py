@@ -18,7 +18,9 @@ from typing import Any
 import trio
 
 from lazysif.cache.block_cache import BlockCache
-from lazysif.cache.fsck import DiscardTable, Kind, Repair, Report, StrikeRecords, Survey, repair
+from lazysif.cache.fsck import Survey
+from lazysif.cache.fsck_repair import DiscardTable, Repair, StrikeRecords, repair
+from lazysif.cache.fsck_report import Kind, Report
 from lazysif.cache.lane import ThreadLane
 from lazysif.cache.trouble import StoreTrouble
 from lazysif.errors import LocalDirectoryError

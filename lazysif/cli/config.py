@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from lazysif.config import Config, check_config, config_for_source, load_config, render
+from lazysif.config.load import check_config, config_for_source, load_config
+from lazysif.config.render import render
+from lazysif.config.tables import Config
 from lazysif.errors import ConfigError
 from lazysif.image_names import ImageNames
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from lazysif.core.diagnosis import Finding, Verdict, problem_count
+from lazysif.core.diagnosis.finding import Finding, Verdict, problem_count
 from lazysif.doctor.asked import Asked
 
 _COLOURS = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.PROBLEM: "bold red"}

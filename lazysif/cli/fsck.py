@@ -13,8 +13,10 @@ from typing import Any
 
 import click
 
-from lazysif.cache.fsck import Kind, Report, check_offline
-from lazysif.config import Config, load_config
+from lazysif.cache.fsck import check_offline
+from lazysif.cache.fsck_report import Kind, Report
+from lazysif.config.load import load_config
+from lazysif.config.tables import Config
 from lazysif.control.address import sockets
 from lazysif.control.client import Refused, fetch_document, fetch_status
 from lazysif.errors import LocalDirectoryError

@@ -15,7 +15,9 @@ from typing import Any
 import click
 import msgspec
 
-from lazysif.config import Config, config_for_source, from_toml, load_config, to_toml, with_overrides
+from lazysif.config.load import config_for_source, from_toml, load_config, with_overrides
+from lazysif.config.render import to_toml
+from lazysif.config.tables import Config
 from lazysif.control.address import (
     absolute_mountpoint,
     make_runtime_directory,

@@ -7,7 +7,7 @@ import msgspec
 
 from lazysif.cli.mount import Mounted, daemon_command, daemon_order
 from lazysif.cli.upgrade import hand_over
-from lazysif.config import Config
+from lazysif.config.tables import Config
 from lazysif.control.address import absolute_mountpoint
 from lazysif.errors import ConfigError, MountError
 from lazysif.image_names import ImageNames

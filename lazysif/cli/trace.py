@@ -13,7 +13,8 @@ import click
 
 from lazysif.cli.mount import Mounted
 from lazysif.cli.trace_record import record_command
-from lazysif.config import Config, load_config
+from lazysif.config.load import load_config
+from lazysif.config.tables import Config
 from lazysif.control.address import absolute_mountpoint, sockets
 from lazysif.control.client import fetch_status
 from lazysif.core.trace import HEAD_BYTES, Trace, is_key, trace_key

@@ -15,7 +15,9 @@ import msgspec
 
 from lazysif.cli.mount import Mounted, MountRequest, start
 from lazysif.cli.umount import umount_command
-from lazysif.config import Config, TracesConfig, load_config, to_toml, with_overrides
+from lazysif.config.load import load_config, with_overrides
+from lazysif.config.render import to_toml
+from lazysif.config.tables import Config, TracesConfig
 from lazysif.control.address import make_runtime_directory
 from lazysif.core.trace import Trace, merge_all
 from lazysif.errors import ConfigError, FormatError, LazysifError, MountError

@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lazysif.config import CacheConfig
+from lazysif.config.tables import CacheConfig
 from lazysif.control.address import runtime_directory
 from lazysif.control.client import fetch_status
-from lazysif.core import diagnosis
-from lazysif.core.diagnosis import DirectoryFacts, Finding
+from lazysif.core.diagnosis import directories as diagnosis
+from lazysif.core.diagnosis.directories import DirectoryFacts
+from lazysif.core.diagnosis.finding import Finding
 from lazysif.doctor.paths import OnOwnMount, lead, lies_below
 from lazysif.fuse.mountinfo import mounts
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 
 from lazysif import __version__
-from lazysif.config import Config, check_config, config_for_source, load_config, with_overrides
-from lazysif.core import diagnosis
-from lazysif.core.diagnosis import Finding, problem_count
+from lazysif.config.load import check_config, config_for_source, load_config, with_overrides
+from lazysif.config.tables import Config
+from lazysif.core.diagnosis.finding import Finding, note, ok, problem, problem_count
 from lazysif.core.scrub import scrub
 from lazysif.doctor import apart, directories, mounts, node
 from lazysif.doctor.apart import Look, Seen
@@ -53,10 +53,10 @@ def prepare(asked: Asked) -> Prepared:
         assert isinstance(item, dict)
         if "problem" in item:
             advice = "lazysif config check FILE says all that is wrong"
-            findings.append(diagnosis.problem("configuration", item["problem"], advice))
+            findings.append(problem("configuration", item["problem"], advice))
         told |= item
     if seen.error:
-        findings.append(diagnosis.problem("configuration", f"{file}: {seen.error}", "see that file system"))
+        findings.append(problem("configuration", f"{file}: {seen.error}", "see that file system"))
     config: Config | None = None
     if not findings:
         config = Config()
@@ -64,13 +64,11 @@ def prepare(asked: Asked) -> Prepared:
             config = config_for_source(asked.source)
         elif file is not None and told["there"]:
             config = load_config(file)
-            findings.append(diagnosis.ok("configuration", str(file)))
+            findings.append(ok("configuration", str(file)))
         config = with_overrides(config, asked.settings)
         if not config.remotes:
             findings.append(
-                diagnosis.note(
-                    "configuration", "none given, so no origin is asked", "give --config FILE or SOURCE"
-                )
+                note("configuration", "none given, so no origin is asked", "give --config FILE or SOURCE")
             )
     mountpoint = told["mountpoint"]
     return Prepared(config, str(mountpoint) if mountpoint is not None else None, tuple(findings))
@@ -82,8 +80,8 @@ def _read(file: Path | None, mountpoint: str | None) -> Iterator[dict[str, objec
             lead(file)
             there = os.path.lexists(file) or file != USUAL_CONFIG
             yield {"there": there}
-            for problem in check_config(file) if there else ():
-                yield {"problem": problem}
+            for line in check_config(file) if there else ():
+                yield {"problem": line}
         except OnOwnMount:
             yield {"problem": f"{file}: lies on a mount of lazysif"}
     if mountpoint is not None:
@@ -138,7 +136,7 @@ def findings(seen: Mapping[str, Seen]) -> Iterator[Finding]:
             finding = msgspec.convert(item, Finding)
             yield Finding(scrub(finding.check), finding.verdict, scrub(finding.found), scrub(finding.advice))
         if one.error:
-            yield diagnosis.problem(name, scrub(one.error), "what it looks at hangs or is broken")
+            yield problem(name, scrub(one.error), "what it looks at hangs or is broken")
 
 
 def examine(asked: Asked) -> list[Finding]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from lazysif import __version__
 from lazysif.control.address import socket_path
 from lazysif.control.client import fetch_status
-from lazysif.core import diagnosis
-from lazysif.core.diagnosis import Finding, MountFacts
+from lazysif.core.diagnosis import mounts as diagnosis
+from lazysif.core.diagnosis.finding import Finding, note, problem
+from lazysif.core.diagnosis.mounts import MountFacts
 from lazysif.fuse.mountinfo import MountedAt, mounts
 
 _CONNECTIONS = Path("/sys/fs/fuse/connections")
@@ -100,9 +101,9 @@ def not_mounted(mountpoint: str) -> Iterator[Finding]:
     """A mountpoint that somebody asks about and nothing of ours is at."""
     check = f"mount {mountpoint}"
     if os.path.isdir(mountpoint):
-        yield diagnosis.note(check, "nothing is mounted there", f"lazysif mount ... {mountpoint}")
+        yield note(check, "nothing is mounted there", f"lazysif mount ... {mountpoint}")
     else:
-        yield diagnosis.problem(check, "not a directory", f"mkdir -p {mountpoint}")
+        yield problem(check, "not a directory", f"mkdir -p {mountpoint}")
 
 
 def _owner(mounted: MountedAt) -> int:

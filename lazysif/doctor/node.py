@@ -11,9 +11,10 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from lazysif.config import Config
-from lazysif.core import diagnosis
-from lazysif.core.diagnosis import ApptainerFacts, Finding
+from lazysif.config.tables import Config
+from lazysif.core.diagnosis import node as diagnosis
+from lazysif.core.diagnosis.apptainer import ApptainerFacts, conf_values, installation
+from lazysif.core.diagnosis.finding import Finding
 from lazysif.doctor.paths import lies_below, own_mountpoints
 from lazysif.fuse.mountinfo import mounts
 from lazysif.transport.split import libcurl
@@ -97,7 +98,7 @@ def proxy_variables(environment: Mapping[str, str]) -> list[str]:
 
 
 def apptainer(mountpoints: list[str]) -> Iterator[Finding]:
-    yield from diagnosis.apptainer(_apptainer_facts(), mountpoints)
+    yield from installation(_apptainer_facts(), mountpoints)
 
 
 def _apptainer_facts() -> ApptainerFacts | None:
@@ -114,7 +115,7 @@ def _apptainer_facts() -> ApptainerFacts | None:
     squashfuse = _which("squashfuse_ll") or _which("squashfuse_ll", helpers)
     return ApptainerFacts(
         version=_said_by(program, "--version") or program,
-        setuid=is_setuid and diagnosis.conf_values(conf_text, "allow setuid") != ["no"],
+        setuid=is_setuid and conf_values(conf_text, "allow setuid") != ["no"],
         user_namespaces=read("/proc/sys/user/max_user_namespaces") != "0"
         and read("/proc/sys/kernel/unprivileged_userns_clone") != "0",
         squashfuse=squashfuse,

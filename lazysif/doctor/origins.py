@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 import trio
 
-from lazysif.config_remotes import RemoteConfig
-from lazysif.core import diagnosis
+from lazysif.config.remote import RemoteConfig
 from lazysif.core.content_range import IsFile, http_date_s, judge_probe
-from lazysif.core.diagnosis import Finding
+from lazysif.core.diagnosis import origins as diagnosis
+from lazysif.core.diagnosis.finding import Finding, note, problem
 from lazysif.core.names import has_image_suffix, origin_of
 from lazysif.doctor.ways import goes_straight
 from lazysif.errors import AccessDenied, LazysifError, NoSuchEntry
@@ -34,7 +34,7 @@ def origin(remote: RemoteConfig, image: str | None) -> Iterator[Finding]:
     try:
         base_url = source_of(remote).base_url
     except LazysifError as error:
-        yield diagnosis.problem(name, error.why, error.hint or "see the remote's table")
+        yield problem(name, error.why, error.hint or "see the remote's table")
         return
     if not base_url:  # of many hosts
         yield from trio.run(_answers, remote, name, "the origin", image)
@@ -58,7 +58,7 @@ def origin(remote: RemoteConfig, image: str | None) -> Iterator[Finding]:
                 with _tls_context(remote).wrap_socket(plain, server_hostname=host):
                     tls_s = time.monotonic() - connected_s
     except OSError as error:
-        yield diagnosis.problem(name, f"{step}: {_said(error)}", _advice(error))
+        yield problem(name, f"{step}: {_said(error)}", _advice(error))
         return
     yield diagnosis.connection(name, resolved_s - began_s, connected_s - resolved_s, tls_s)
     yield from trio.run(_answers, remote, name, host, image)
@@ -132,14 +132,14 @@ async def _answers(remote: RemoteConfig, name: str, host: str, image: str | None
                 await transport.aclose()
     except trio.TooSlowError:
         findings.append(
-            diagnosis.problem(
+            problem(
                 f"{name}: answer",
                 f"connects, and says nothing within {_ANSWERS_S:g} s",
                 "the server or a proxy before it is stuck or overloaded",
             )
         )
     except LazysifError as error:
-        findings.append(diagnosis.problem(f"{name}: answer", error.why, error.hint or "see its log"))
+        findings.append(problem(f"{name}: answer", error.why, error.hint or "see its log"))
     return [*findings, *_clock(heads, began_s, host)]
 
 
@@ -150,12 +150,12 @@ async def _answer(
     path = given if given is not None else await _listed_image(registry)
     location = await registry.locate(path or "")
     if location is None and path is None:
-        return diagnosis.note(check, "no listing that shows an image", "give --image NAME to try one")
+        return note(check, "no listing that shows an image", "give --image NAME to try one")
     if location is None:
-        return diagnosis.note(check, f"{path} is a directory there", "give --image the name of an image")
+        return note(check, f"{path} is a directory there", "give --image the name of an image")
     if location.once:
         found = f"the registry has {path}"
-        return diagnosis.note(check, found, "the file is not asked for: it counts each GET")
+        return note(check, found, "the file is not asked for: it counts each GET")
     began_s = trio.current_time()
     request = Request(location.url, byte_range=_FIRST_BYTES, stall_s=_ANSWERS_S, total_s=_ANSWERS_S)
     async with transport.send(request) as answer:
@@ -169,9 +169,9 @@ async def _answer(
                 head, _FIRST_BYTES, location.origin, content_addressed=location.content_addressed
             )
         except NoSuchEntry as error:
-            return diagnosis.problem(check, f"{path}: {error.why}", "see the name, and the remote's url")
+            return problem(check, f"{path}: {error.why}", "see the name, and the remote's url")
     if not isinstance(verdict, IsFile):
-        return diagnosis.note(check, f"{path} is a directory there", "give --image the name of an image")
+        return note(check, f"{path} is a directory there", "give --image the name of an image")
     ranges = verdict.ranges or (verdict.validator.kind is ValidatorKind.NONE and head.status == 206)
     validator = (location.validator or verdict.validator).kind.value
     return diagnosis.image_answer(check, path, elapsed_s, ranges=ranges, validator=validator)
@@ -181,8 +181,8 @@ def _without_image(check: str, head: AnswerHead, elapsed_s: float) -> Finding:
     """No listing led to an image: only whether the server speaks to us at all can be told."""
     if head.status in (401, 407) or head.status >= 500:
         advice = "check the remote's credentials" if head.status < 500 else "see the server's log"
-        return diagnosis.problem(check, f"the origin answers {head.status} for its directory", advice)
-    return diagnosis.note(
+        return problem(check, f"the origin answers {head.status} for its directory", advice)
+    return note(
         check,
         f"status {head.status} for its directory in {elapsed_s * 1000:.0f} ms, and no listing that shows an image",
         "give --image NAME to try ranges and validators",

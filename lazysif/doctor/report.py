@@ -16,8 +16,10 @@ from functools import partial
 from pathlib import Path
 
 from lazysif import __version__
-from lazysif.config import Config, render
-from lazysif.config_values import read_secret
+from lazysif.config.files import read_secret
+from lazysif.config.parsers import secret_files
+from lazysif.config.render import render
+from lazysif.config.tables import Config
 from lazysif.control.address import runtime_directory, sockets
 from lazysif.control.client import fetch
 from lazysif.core.scrub import scrub
@@ -145,7 +147,7 @@ def _secrets(config: Config) -> Iterator[str]:
     """What must not be in the report, in whatever form. It goes through a pipe to our parent and nowhere else."""
     for remote in config.remotes:
         yield from _query(remote.url)
-        for file in remote.secret_files():
+        for file in secret_files(remote):
             try:
                 yield read_secret(file)
             except LazysifError:

@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 import trio
 
-from lazysif.config_remotes import RemoteConfig
-from lazysif.config_routes import DIRECT, OWN, Groups
-from lazysif.core import diagnosis
+from lazysif.config.remote import RemoteConfig
+from lazysif.config.routes import DIRECT, OWN, Groups
 from lazysif.core.content_range import IsFile, judge_probe
-from lazysif.core.diagnosis import Finding
+from lazysif.core.diagnosis.finding import Finding, note, ok, problem
+from lazysif.core.diagnosis.origins import connection
 from lazysif.core.mirrors import on_mirror, same_version
 from lazysif.core.names import has_image_suffix, origin_of
 from lazysif.errors import LazysifError
@@ -57,12 +57,12 @@ def _connection(check: str, url: str) -> Finding:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         resolved_s = time.monotonic()
         with socket.create_connection((host, port), _STEP_S):
-            return diagnosis.connection(check, resolved_s - began_s, time.monotonic() - resolved_s, None)
+            return connection(check, resolved_s - began_s, time.monotonic() - resolved_s, None)
     except socket.gaierror as error:
-        return diagnosis.problem(check, f"the name {host} is not resolved: {error.strerror}", "see its name")
+        return problem(check, f"the name {host} is not resolved: {error.strerror}", "see its name")
     except OSError as error:
         why = f"nothing within {_STEP_S:g} s" if isinstance(error, TimeoutError) else error.strerror
-        return diagnosis.problem(
+        return problem(
             check,
             f"no connection to port {port} of {host}: {why}",
             "is it up? Requests go other ways meanwhile",
@@ -79,13 +79,13 @@ async def _versions(remote: RemoteConfig, name: str, image: str | None) -> list[
             path = image or await _listed_image(source.make_registry(routes))
             if path is None:
                 advice = "give --image NAME to compare the mirrors"
-                return [diagnosis.note(f"{name}: mirrors", "no listing that shows an image", advice)]
+                return [note(f"{name}: mirrors", "no listing that shows an image", advice)]
             await _compare(routes, source.make_registry(routes), name, path, findings)
     except trio.TooSlowError:
         advice = "see the connections above"
-        findings.append(diagnosis.problem(f"{name}: mirrors", f"not all within {_ALL_S:g} s", advice))
+        findings.append(problem(f"{name}: mirrors", f"not all within {_ALL_S:g} s", advice))
     except LazysifError as error:
-        findings.append(diagnosis.problem(f"{name}: mirrors", error.why, error.hint or "see the origin"))
+        findings.append(problem(f"{name}: mirrors", error.why, error.hint or "see the origin"))
     finally:
         await routes.aclose()
     return findings
@@ -113,7 +113,7 @@ async def _compare(routes: Routes, registry: Registry, name: str, path: str, fin
             found = await _probe(way, on_mirror(location.url, routes.base_url, way.mirror) or "")
         except LazysifError as error:
             advice = "requests for it go other ways"
-            findings.append(diagnosis.problem(check, f"{path}: {error.why}", advice))
+            findings.append(problem(check, f"{path}: {error.why}", advice))
             continue
         findings.append(_verdict(check, path, there, found))
 
@@ -127,12 +127,12 @@ async def _probe(way: Way, url: str) -> IsFile | None:
 
 def _verdict(check: str, path: str, there: IsFile | None, found: IsFile | None) -> Finding:
     if there is None or found is None:
-        return diagnosis.note(check, f"{path} is no file at both", "give --image the name of an image")
+        return note(check, f"{path} is no file at both", "give --image the name of an image")
     if there.validator == found.validator and there.size_bytes == found.size_bytes:
-        return diagnosis.ok(check, f"{path} is the same, by {there.validator.kind.value}")
+        return ok(check, f"{path} is the same, by {there.validator.kind.value}")
     if same_version(there, found):
-        return diagnosis.ok(check, f"{path} is the same, by size and Last-Modified; the ETags differ")
-    return diagnosis.problem(
+        return ok(check, f"{path} is the same, by size and Last-Modified; the ETags differ")
+    return problem(
         check,
         f"{path} is another version: {found.size_bytes} bytes, the origin has {there.size_bytes}"
         if found.size_bytes != there.size_bytes

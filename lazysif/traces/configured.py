@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lazysif.config import TracesConfig
-from lazysif.config_values import read_secret
+from lazysif.config.files import read_secret
+from lazysif.config.tables import TracesConfig
 from lazysif.traces.sharing import FolderShare, Share, UrlShare
 from lazysif.transport.credentials import OriginKeyring, make_auth
 from lazysif.transport.httpx_transport import HttpxTransport

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import trio
 
-from lazysif.config_values import directory_mode
+from lazysif.config.values import directory_mode
 from lazysif.core.asked import Asked, GivenUp, left_s
 from lazysif.core.identity import ROOT_INODE, inode_number
 from lazysif.core.inodes import LookupCounts

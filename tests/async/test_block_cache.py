@@ -7,14 +7,25 @@ import pytest
 import trio
 import trio.testing
 
-from lazysif.cache.block_cache import BlockCache, CacheSettings
+from lazysif.cache.block_cache import BlockCache
+from lazysif.cache.cache_settings import CacheSettings
 from lazysif.cache.memory import MemoryTier
 from lazysif.cache.write_behind import WriteQueue
 from lazysif.core.disk_health import DiskState
 from lazysif.errors import LocalDirectoryError
 from lazysif.model import ImageId
 from lazysif.telemetry import Counters
-from tests.support.cache_damage import MIB, block, digest_of, eventually, fill, running, value_files, written
+from tests.support.cache_damage import (
+    MIB,
+    block,
+    digest_of,
+    eventually,
+    fill,
+    running,
+    value_file,
+    value_files,
+    written,
+)
 
 
 class Gate:
@@ -58,17 +69,19 @@ async def test_closing_writes_what_waits(tmp_path):
 
 async def test_closing_during_a_batch_writes_what_came_after_it_began(tmp_path):
     async with running(tmp_path, tick_s=1000.0) as cache:
-        await fill(cache, [block(1)])
+        (damaged,) = await fill(cache, [block(1)])
+        value_file(tmp_path, damaged).write_bytes(b"not what it was")
         table = await cache.open_table(ImageId("a" * 32), 30)
         gate = Gate(cache._store, "write_many")
         cache.put(digest_of(block(2)), block(2))
         await eventually(lambda: gate.calls == 1)
         table.set(7, digest_of(block(2)))
-        cache._doomed.add(digest_of(block(1)))
+        assert await cache.load([damaged]) == {}, "and the frame is to be deleted"
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cache.aclose)
             await trio.testing.wait_all_tasks_blocked(0.05)
             gate.open.set()
+    assert value_files(tmp_path) == {value_file(tmp_path, digest_of(block(2)))}
     async with running(tmp_path) as cache:
         assert set(await cache.load([digest_of(block(n)) for n in (1, 2)])) == {digest_of(block(2))}
         assert (await cache.open_table(ImageId("a" * 32), 30)).get(7) == digest_of(block(2))

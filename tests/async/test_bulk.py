@@ -194,7 +194,7 @@ async def test_a_sick_cache_takes_nothing(tmp_path: Path, origin: FakeTransport)
         def refuse(*_: object) -> None:
             raise OSError(5, "sick")
 
-        life.cache._store._current = refuse  # type: ignore[assignment,method-assign]
+        life.cache._store._database._current = refuse  # type: ignore[assignment,method-assign]
         with pytest.raises(LocalDirectoryError):
             await fill(life, one)
 

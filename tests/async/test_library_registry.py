@@ -9,7 +9,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from lazysif.config_remotes import LibraryRemote, OrasRemote
+from lazysif.config.kinds import LibraryRemote, OrasRemote
 from lazysif.core.library_names import api_name, parse_library_name
 from lazysif.core.references import Reference
 from lazysif.errors import AccessDenied, LazysifError, NoSuchEntry, SourceProtocolError, SourceUnavailable

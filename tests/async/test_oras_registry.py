@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from lazysif.config import check_config
+from lazysif.config.load import check_config
 from lazysif.core.names import is_named_host
 from lazysif.core.oci import SIF_LAYERS, digest_of
 from lazysif.errors import (

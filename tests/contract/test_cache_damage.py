@@ -13,11 +13,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazysif.cache.block_table import RECORD_BYTES, BlockTables
+from lazysif.cache.block_table import RECORD_BYTES
+from lazysif.cache.block_tables import BlockTables
 from lazysif.cache.frame import HEADER_BYTES, DamagedFrame, decode, encode, pieces, worth_packing
+from lazysif.cache.frame_reads import ReadResult
 from lazysif.cache.store import FrameStore
 from lazysif.cache.trouble import StoreTrouble
 from lazysif.core.disk_health import DiskState, Trouble
@@ -336,17 +339,24 @@ async def test_a_suspect_database_is_not_asked_whether_it_is_true(tmp_path, monk
 
     counters, replaced = Counters(), []
     first, second = Database(), Database()
+    met = [first, second]
+    token = trio.lowlevel.current_trio_token()
 
     async with running(tmp_path, counters) as cache:
+        inner = cache._store.read_many
+
+        def read_many(digests):
+            return ReadResult(suspect=met.pop(0)) if met else inner(digests)
 
         def replace(suspect):
             replaced.append(suspect)
             if suspect is first:
-                cache._suspect = second
+                trio.from_thread.run(cache.load, [digest_of(block(2))], trio_token=token)
                 raise StoreTrouble(Trouble.IO, "the disk dies")
 
+        monkeypatch.setattr(cache._store, "read_many", read_many)
         monkeypatch.setattr(cache._store, "replace", replace)
-        cache._suspect = first
+        assert await cache.load([digest_of(block(2))]) == {}
         await eventually(lambda: replaced == [first, second])
         (digest,) = await fill(cache, [block(1)])
         assert await cache.load([digest]) == {digest: block(1)}

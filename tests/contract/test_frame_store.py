@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazysif.cache.frame import encode
-from lazysif.cache.store import FRAMES, FrameStore
+from lazysif.cache.frame_database import FRAMES
+from lazysif.cache.store import FrameStore
 from lazysif.errors import LocalDirectoryError
 from tests.support.cache_damage import block, change_rows, digest_of, value_files
 
@@ -98,9 +99,9 @@ def test_writing_twice_stores_once(store):
 @pytest.mark.parametrize("value", ["text", 1, 1.5, None, {"a": 1}, bytearray(b"x"), memoryview(b"x")])
 def test_only_bytes_are_stored(store, value):
     with pytest.raises(TypeError):
-        store._cache.set(b"k" * 32, value)
+        store._database.cache.set(b"k" * 32, value)
     with pytest.raises(TypeError):
-        store._cache.set(value, b"v")
+        store._database.cache.set(value, b"v")
     assert not value_files(store.directory)
 
 
@@ -211,14 +212,14 @@ def test_strays_of_a_kill_are_swept(store):
     kept, lost = keep(store, 1, 2)
     stray = store.frames / "a" / ("ab" + "0" * 30 + ".val")
     stray.write_bytes(b"no row names me")
-    store._cache.disk.remove(
-        store._cache._sql("SELECT filename FROM Cache WHERE key = ?", (lost,)).fetchone()[0]
+    store._database.cache.disk.remove(
+        store._database.cache._sql("SELECT filename FROM Cache WHERE key = ?", (lost,)).fetchone()[0]
     )
     while store.do_chore():
         pass
     assert not stray.exists()
     assert left(store, [kept, lost]) == [True, False]
-    assert store._cache._sql("SELECT count(*) FROM Cache").fetchone() == (1,)
+    assert store._database.cache._sql("SELECT count(*) FROM Cache").fetchone() == (1,)
 
 
 def test_a_million_frames_open_at_once(tmp_path):
@@ -236,8 +237,8 @@ def test_a_million_frames_open_at_once(tmp_path):
     start = time.perf_counter()
     store.open()
     took_s = time.perf_counter() - start
-    store._cache._con.set_progress_handler(lambda: steps.append(1), 1000)
-    store._measure()
+    store._database.cache._con.set_progress_handler(lambda: steps.append(1), 1000)
+    store._database.measure()
     assert store.used_bytes >= 100_000 * 131072
     assert not steps, "the sum is read, not added up"
     assert took_s < 0.5
@@ -281,7 +282,9 @@ def test_after_kill_nine_everything_served_is_right(tmp_path, batches):
     assert all(bytes(content) == blocks[digest] for digest, content in found.items())
     while store.do_chore():
         pass
-    assert len(value_files(tmp_path)) == store._cache._sql("SELECT count(*) FROM Cache").fetchone()[0]
+    assert (
+        len(value_files(tmp_path)) == store._database.cache._sql("SELECT count(*) FROM Cache").fetchone()[0]
+    )
     store.close()
 
 

@@ -7,7 +7,8 @@ from contextlib import aclosing
 
 import pytest
 
-from lazysif.core.diagnosis import Verdict, bulk
+from lazysif.core.diagnosis.finding import Verdict
+from lazysif.core.diagnosis.node import bulk
 from lazysif.model import ByteRange, Image, ImageId, Location, Request, Validator, ValidatorKind
 from lazysif.transport.split import SplitTransport, libcurl, make_engine
 from tests.support.fake_transport import FakeTransport, File

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lazysif.config import load_config
+from lazysif.config.load import load_config
 from lazysif.core.names import is_named_host
 from lazysif.errors import NoSuchEntry, SourceProtocolError
 from lazysif.model import DirectoryEntry, EntryKind, Request

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lazysif.config import check_config
-from lazysif.config_remotes import ShubRemote, SregistryRemote, SwiftRemote
+from lazysif.config.kinds import ShubRemote, SregistryRemote, SwiftRemote
+from lazysif.config.load import check_config
 from lazysif.core.references import Reference
 from lazysif.errors import NoSuchEntry
 from lazysif.image_uri import parse_uri

@@ -7,17 +7,11 @@ from pathlib import Path
 import pytest
 
 from lazysif import toml_text
-from lazysif.config import (
-    CacheConfig,
-    Config,
-    check_config,
-    config_for_source,
-    load_config,
-    render,
-    with_overrides,
-)
-from lazysif.config_remotes import HttpRemote
-from lazysif.config_values import read_secret
+from lazysif.config.files import read_secret
+from lazysif.config.kinds import HttpRemote
+from lazysif.config.load import check_config, config_for_source, load_config, with_overrides
+from lazysif.config.render import render
+from lazysif.config.tables import CacheConfig, Config
 from lazysif.errors import ConfigError
 from lazysif.sizes import ShareOrSize
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from lazysif import remotes
-from lazysif.config import check_config, config_for_source, from_toml, load_config, to_toml
-from lazysif.config_remotes import GcsRemote, S3Remote
+from lazysif.config.kinds import GcsRemote, S3Remote
+from lazysif.config.load import check_config, config_for_source, from_toml, load_config
+from lazysif.config.render import to_toml
 from lazysif.errors import ConfigError
 from lazysif.image_uri import parse_uri
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lazysif.config_remotes import HttpRemote, OrasRemote, RemoteConfig, SwiftRemote
+from lazysif.config.kinds import HttpRemote, OrasRemote, SwiftRemote
+from lazysif.config.remote import RemoteConfig
 
 BASE = HttpRemote(name="bio", kind="http", url="https://one.example/")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from lazysif.config import check_config, from_toml, load_config, render, to_toml
-from lazysif.config_remotes import HttpRemote
+from lazysif.config.kinds import HttpRemote
+from lazysif.config.load import check_config, from_toml, load_config
+from lazysif.config.render import render, to_toml
 from lazysif.core.rendezvous import STRIPE_BYTES
 from lazysif.fetch.routes import Routes
 from lazysif.remotes import make_transport, routes_of, source_of

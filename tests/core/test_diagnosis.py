@@ -4,8 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from lazysif.core import diagnosis
-from lazysif.core.diagnosis import ApptainerFacts, DirectoryFacts, Finding, MountFacts, Verdict
+from lazysif.core.diagnosis import directories, mounts, node, origins
+from lazysif.core.diagnosis.apptainer import ApptainerFacts, installation
+from lazysif.core.diagnosis.directories import DirectoryFacts
+from lazysif.core.diagnosis.finding import Finding, Verdict, note, ok, problem, problem_count
+from lazysif.core.diagnosis.mounts import MountFacts
 
 OK, NOTE, PROBLEM = Verdict.OK, Verdict.NOTE, Verdict.PROBLEM
 GIB = 1 << 30
@@ -32,7 +35,7 @@ def judged(finding: Finding, verdict: Verdict, *words: str) -> None:
     ],
 )
 def test_kernel(release, verdict, word):
-    judged(diagnosis.kernel(release), verdict, word)
+    judged(node.kernel(release), verdict, word)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +43,7 @@ def test_kernel(release, verdict, word):
     [(0, 0, OK), (120, 0, NOTE), (0, 120, NOTE), (30, 120, PROBLEM), (120, 30, PROBLEM), (60, 0, PROBLEM)],
 )
 def test_request_timeouts(default_s, max_s, verdict):
-    judged(diagnosis.request_timeouts(default_s, max_s, 60.0), verdict)
+    judged(node.request_timeouts(default_s, max_s, 60.0), verdict)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +57,7 @@ def test_request_timeouts(default_s, max_s, verdict):
     ],
 )
 def test_fuse_device(mode, error, verdict, word):
-    judged(diagnosis.fuse_device(mode, error), verdict, word)
+    judged(node.fuse_device(mode, error), verdict, word)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +71,7 @@ def test_fuse_device(mode, error, verdict, word):
     ],
 )
 def test_fusermount(path, setuid, as_root, verdict):
-    judged(diagnosis.fusermount(path, setuid, as_root), verdict)
+    judged(node.fusermount(path, setuid, as_root), verdict)
 
 
 @pytest.mark.parametrize(
@@ -85,18 +88,18 @@ def test_fusermount(path, setuid, as_root, verdict):
     ],
 )
 def test_fuse_conf(text, as_root, wants, count, verdict):
-    found = diagnosis.fuse_conf(text, as_root=as_root, wants_allow_other=wants, fuse_mounts=count)
+    found = node.fuse_conf(text, as_root=as_root, wants_allow_other=wants, fuse_mounts=count)
     judged(found, verdict)
 
 
 def test_fusectl():
-    judged(diagnosis.fusectl(True), OK)
-    judged(diagnosis.fusectl(False), NOTE, "mount -t fusectl")
+    judged(node.fusectl(True), OK)
+    judged(node.fusectl(False), NOTE, "mount -t fusectl")
 
 
 @pytest.mark.parametrize(("soft", "verdict"), [(-1, OK), (1024, OK), (250, NOTE), (100, PROBLEM)])
 def test_open_files(soft, verdict):
-    judged(diagnosis.open_files(soft, 200), verdict)
+    judged(node.open_files(soft, 200), verdict)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +112,7 @@ def test_open_files(soft, verdict):
     ],
 )
 def test_access_control(selinux, apparmor, restricted, verdict):
-    judged(diagnosis.access_control(selinux, apparmor, restricted), verdict)
+    judged(node.access_control(selinux, apparmor, restricted), verdict)
 
 
 # --- directories ---------------------------------------------------------------------------------
@@ -144,7 +147,7 @@ CACHE = DirectoryFacts(
     ],
 )
 def test_directory_owner(changes, verdict, word):
-    judged(diagnosis.directory_owner("cache", replace(CACHE, **changes), 0), verdict, word)
+    judged(directories.directory_owner("cache", replace(CACHE, **changes), 0), verdict, word)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +166,7 @@ def test_directory_owner(changes, verdict, word):
     ],
 )
 def test_file_system(kind, verdict):
-    judged(diagnosis.file_system("cache", replace(CACHE, file_system=kind)), verdict)
+    judged(directories.file_system("cache", replace(CACHE, file_system=kind)), verdict)
 
 
 @pytest.mark.parametrize(
@@ -178,14 +181,14 @@ def test_file_system(kind, verdict):
     ],
 )
 def test_space(changes, used, verdict):
-    judged(diagnosis.space(replace(CACHE, **changes), 50 * GIB, 5 * GIB, used), verdict)
+    judged(directories.space(replace(CACHE, **changes), 50 * GIB, 5 * GIB, used), verdict)
 
 
 def test_disk_probe():
-    judged(diagnosis.disk_probe("cache", 0.01, ""), OK, "10 ms")
-    judged(diagnosis.disk_probe("cache", 3.0, ""), NOTE, "3.0 s")
-    judged(diagnosis.disk_probe("cache", None, "No space left on device"), PROBLEM, "No space left")
-    judged(diagnosis.on_own_mount("cache", "/lazysif/x"), PROBLEM, "/lazysif/x")
+    judged(directories.disk_probe("cache", 0.01, ""), OK, "10 ms")
+    judged(directories.disk_probe("cache", 3.0, ""), NOTE, "3.0 s")
+    judged(directories.disk_probe("cache", None, "No space left on device"), PROBLEM, "No space left")
+    judged(directories.on_own_mount("cache", "/lazysif/x"), PROBLEM, "/lazysif/x")
 
 
 # --- origins -------------------------------------------------------------------------------------
@@ -203,7 +206,7 @@ def test_disk_probe():
     ],
 )
 def test_clock(skew_s, verdict, word):
-    judged(diagnosis.clock(skew_s, "h"), verdict, word)
+    judged(origins.clock(skew_s, "h"), verdict, word)
 
 
 @pytest.mark.parametrize(
@@ -216,15 +219,15 @@ def test_clock(skew_s, verdict, word):
     ],
 )
 def test_image_answer(ranges, validator, verdict, word):
-    found = diagnosis.image_answer("o", "x.sif", 0.1, ranges=ranges, validator=validator)
+    found = origins.image_answer("o", "x.sif", 0.1, ranges=ranges, validator=validator)
     judged(found, verdict, word)
 
 
 def test_connection_and_proxies():
-    judged(diagnosis.connection("o", 0.001, 0.02, None), OK, "DNS 1 ms, TCP 20 ms")
-    judged(diagnosis.connection("o", 0.001, 0.02, 1.5), NOTE, "TLS 1.5 s")
-    judged(diagnosis.proxies([]), OK)
-    judged(diagnosis.proxies(["http_proxy"]), NOTE, "http_proxy set, and not used")
+    judged(origins.connection("o", 0.001, 0.02, None), OK, "DNS 1 ms, TCP 20 ms")
+    judged(origins.connection("o", 0.001, 0.02, 1.5), NOTE, "TLS 1.5 s")
+    judged(node.proxies([]), OK)
+    judged(node.proxies(["http_proxy"]), NOTE, "http_proxy set, and not used")
 
 
 # --- Apptainer -----------------------------------------------------------------------------------
@@ -256,13 +259,13 @@ FACTS = ApptainerFacts(
     ],
 )
 def test_apptainer(changes, verdicts, word):
-    found = diagnosis.apptainer(replace(FACTS, **changes), ["/lazysif"])
+    found = installation(replace(FACTS, **changes), ["/lazysif"])
     assert [finding.verdict for finding in found] == verdicts
     assert any(word in finding.found + finding.advice for finding in found)
 
 
 def test_no_apptainer():
-    (found,) = diagnosis.apptainer(None, [])
+    (found,) = installation(None, [])
     judged(found, NOTE, "neither")
 
 
@@ -301,23 +304,23 @@ MOUNT = MountFacts(
     ],
 )
 def test_mount(changes, verdict, word):
-    judged(diagnosis.mount(replace(MOUNT, **changes), 0, "1"), verdict, word)
+    judged(mounts.mount(replace(MOUNT, **changes), 0, "1"), verdict, word)
 
 
 @pytest.mark.parametrize(
     ("mode", "verdict"), [("process", OK), ("none", OK), ("mixed", PROBLEM), ("", PROBLEM)]
 )
 def test_kill_mode(mode, verdict):
-    judged(diagnosis.kill_mode("autofs.service", mode), verdict)
+    judged(node.kill_mode("autofs.service", mode), verdict)
 
 
 def test_problems_are_counted_and_notes_are_not():
-    found = [diagnosis.ok("a", "b"), diagnosis.note("a", "b"), diagnosis.problem("a", "b", "c")]
-    assert diagnosis.problem_count(found) == 1
+    found = [ok("a", "b"), note("a", "b"), problem("a", "b", "c")]
+    assert problem_count(found) == 1
 
 
 def test_bulk_says_what_moves_the_bytes() -> None:
-    assert diagnosis.bulk("8.23.0 with OpenSSL/3.6.5").verdict is Verdict.OK
-    missing = diagnosis.bulk("")
+    assert node.bulk("8.23.0 with OpenSSL/3.6.5").verdict is Verdict.OK
+    missing = node.bulk("")
     assert missing.verdict is Verdict.NOTE
     assert "lazysif[curl]" in missing.advice

@@ -8,20 +8,21 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lazysif import config, config_remotes
+from lazysif.config import kinds, tables
+from lazysif.config.remote import RemoteConfig
 
 ROOT = Path(__file__).parents[2]
 TABLES = {
-    "[cache]": config.CacheConfig,
-    "[state]": config.StateConfig,
-    "[log]": config.LogConfig,
-    "[mount]": config.MountConfig,
-    "[limits]": config.LimitsConfig,
-    "[traces]": config.TracesConfig,
-    "[fill]": config.FillConfig,
-    "[remote.NAME]": config_remotes.RemoteConfig,
+    "[cache]": tables.CacheConfig,
+    "[state]": tables.StateConfig,
+    "[log]": tables.LogConfig,
+    "[mount]": tables.MountConfig,
+    "[limits]": tables.LimitsConfig,
+    "[traces]": tables.TracesConfig,
+    "[fill]": tables.FillConfig,
+    "[remote.NAME]": RemoteConfig,
 }
-COMMON = {field.name for field in msgspec.structs.fields(config_remotes.RemoteConfig)}
+COMMON = {field.name for field in msgspec.structs.fields(RemoteConfig)}
 DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 
 
@@ -31,9 +32,9 @@ def test_configuration_lists_the_keys_of_each_table_and_no_others(head: str) -> 
     assert _listed_keys(head) == keys
 
 
-@pytest.mark.parametrize("kind", config_remotes.KINDS)
+@pytest.mark.parametrize("kind", kinds.KINDS)
 def test_configuration_lists_the_keys_of_each_kind_of_remote(kind: str) -> None:
-    own = {field.name for field in msgspec.structs.fields(config_remotes.KINDS[kind])} - COMMON
+    own = {field.name for field in msgspec.structs.fields(kinds.KINDS[kind])} - COMMON
     assert _listed_keys(f'kind = "{kind}"') - COMMON == own
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lazysif.config import Config, check_config, from_toml, load_config, render, to_toml
+from lazysif.config.load import check_config, from_toml, load_config
+from lazysif.config.render import render, to_toml
+from lazysif.config.tables import Config
 from lazysif.errors import ConfigError
 from lazysif.image_names import ImageNames
 from lazysif.image_uri import parse_uri

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lazysif.config import load_config
+from lazysif.config.load import load_config
 from lazysif.image_names import ImageNames
 from lazysif.model import Image, ImageId, Location, Validator, ValidatorKind
 from lazysif.registries.http import HttpRegistry

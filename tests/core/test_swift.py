@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from lazysif.config import check_config
+from lazysif.config.load import check_config
 from lazysif.core import swift
 from lazysif.core.swift import listing_url, merged, parse_page, storage_url
 from lazysif.errors import FormatError

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lazysif.config import load_config
-from lazysif.config_remotes import RemoteConfig
-from lazysif.core.diagnosis import Finding
+from lazysif.config.load import load_config
+from lazysif.config.remote import RemoteConfig
+from lazysif.core.diagnosis.finding import Finding
 from lazysif.doctor import origins, ways
 from tests.support.forward_proxy import ForwardProxy
 from tests.support.mount import lazysif, scrubbed_environment

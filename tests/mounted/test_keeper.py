@@ -20,7 +20,7 @@ import pytest
 
 from bench.nginx import Nginx
 from lazysif.cli.mount import keeper_order, start_keeper
-from lazysif.config import config_for_source, with_overrides
+from lazysif.config.load import config_for_source, with_overrides
 from tests.support import readers
 from tests.support.faults import StallBeforeHead
 from tests.support.images import BuiltImage

@@ -20,8 +20,9 @@ import pytest
 import trio
 
 from lazysif.cache.frame import encode
-from lazysif.cache.fsck import Kind, Report, check_offline
+from lazysif.cache.fsck import check_offline
 from lazysif.cache.fsck_online import OnlineFsck
+from lazysif.cache.fsck_report import Kind, Report
 from lazysif.cache.store import FrameStore
 from lazysif.telemetry import Counters
 from tests.support.cache_damage import digest_of, running

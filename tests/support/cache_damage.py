@@ -14,7 +14,8 @@ from typing import Any
 import trio
 from blake3 import blake3
 
-from lazysif.cache.block_cache import BlockCache, CacheSettings
+from lazysif.cache.block_cache import BlockCache
+from lazysif.cache.cache_settings import CacheSettings
 from lazysif.model import Digest
 from lazysif.telemetry import Counters
 

@@ -21,7 +21,8 @@ from typing import Any
 
 import trio
 
-from lazysif.cache.block_cache import BlockCache, CacheSettings
+from lazysif.cache.block_cache import BlockCache
+from lazysif.cache.cache_settings import CacheSettings
 from lazysif.model import Digest, ImageId
 from lazysif.telemetry import Counters
 from tests.support.cache_damage import MIB, digest_of

@@ -11,7 +11,8 @@ from typing import Any
 
 import trio
 
-from lazysif.cache.block_cache import BlockCache, CacheSettings
+from lazysif.cache.block_cache import BlockCache
+from lazysif.cache.cache_settings import CacheSettings
 from lazysif.core.asked import Asked
 from lazysif.core.identity import ROOT_INODE
 from lazysif.fetch.contact import Contact, WatchedTransport

@@ -1,6 +1,6 @@
 """What mirrors, proxies and client certificates may be in the configuration.
 
-Errors as in `config_values`: ValueError with a text for people, which never repeats a URL that may hold a secret.
+Errors as in `values`: ValueError with a text for people, which never repeats a URL that may hold a secret.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from lazysif import config_values as values
+from lazysif.config import urls
 
 Groups = tuple[tuple[str, ...], ...]
 """In order of preference; those of one group are equal."""
@@ -53,7 +53,7 @@ def _proxy(text: str) -> str:
         return text
     if "@" in text:
         raise ValueError("a proxy's URL holds a user name: write proxy_username and proxy_password_file")
-    url = values.url(text)
+    url = urls.url(text)
     parts = urlsplit(url)
     if parts.scheme != "http":
         raise ValueError("a proxy is spoken to by plain HTTP, also for https:// origins: write http://")
@@ -65,14 +65,14 @@ def _proxy(text: str) -> str:
 def _mirror(text: str) -> str:
     if text == OWN:
         return text
-    url = values.url(text)
+    url = urls.url(text)
     if "?" in url:
         raise ValueError("a mirror's URL has a query: signed URLs cannot be mirrors")
     return url
 
 
 def contradictions(given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """See `config_remotes.contradictions`."""
+    """See `contradictions.contradictions`."""
     user, password, ways = (given.get(k) for k in ("proxy_username", "proxy_password_file", "proxies"))
     if user and not password:
         yield "proxy_username", "a user name needs a password: name its file in proxy_password_file"
