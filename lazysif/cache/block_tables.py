@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from lazysif.cache.block_table import TABLES, BlockTable, TableJob, file_name, read_records, write_job
+from lazysif.cache.block_table import BlockTable, TableJob
 from lazysif.cache.directory import prepare_directory
+from lazysif.cache.table_file import TABLES, file_name, read_records
 from lazysif.model import ImageId
 from lazysif.telemetry import Counters
 
@@ -79,7 +80,7 @@ class BlockTables:
         error: OSError | None = None
         for job in self.take_dirty():
             try:
-                intact = write_job(job)
+                intact = job.write()
             except OSError as failure:
                 error = failure
                 job.table.give_back(job, all_records=False)

@@ -15,12 +15,12 @@ from pathlib import Path
 import trio
 
 from lazysif.cache.backlog import Backlog
-from lazysif.cache.block_table import read_records
 from lazysif.cache.disk_access import DiskAccess
 from lazysif.cache.frame_reads import ReadResult
 from lazysif.cache.lane import Job, ThreadLane
 from lazysif.cache.memory import MemoryTier
 from lazysif.cache.store import FrameStore
+from lazysif.cache.table_file import read_records
 from lazysif.core.disk_health import Trouble
 from lazysif.model import Buffer, Digest, ImageId
 from lazysif.telemetry import Counters

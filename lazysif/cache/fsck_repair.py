@@ -11,8 +11,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from lazysif.cache.block_table import open_table, strike_records
 from lazysif.cache.store import FrameStore
+from lazysif.cache.table_file import open_table, strike_records
 from lazysif.cache.trouble import StoreTrouble, judge
 from lazysif.model import ImageId
 

@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lazysif.cache.block_table import DIGEST_BYTES, RECORD_BYTES, TABLES, binding, open_table, parse_name
 from lazysif.cache.fsck_database import DamagedDatabase, DatabaseView
 from lazysif.cache.fsck_repair import DiscardTable, Repair, StrikeRecords
 from lazysif.cache.fsck_report import Kind, Report
+from lazysif.cache.table_file import DIGEST_BYTES, RECORD_BYTES, TABLES, binding, open_table, parse_name
 from lazysif.cache.trouble import StoreTrouble, judge
 from lazysif.model import Digest
 

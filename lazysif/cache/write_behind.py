@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from lazysif.cache.block_table import TableJob, write_job
+from lazysif.cache.block_table import TableJob
 from lazysif.cache.frame import HEADER_BYTES, pieces, worth_packing
 from lazysif.cache.store import FrameStore
 from lazysif.core.eviction import plan_eviction
@@ -170,7 +170,7 @@ def write_tables(jobs: Iterable[TableJob]) -> list[tuple[TableJob, bool]]:
     failed: list[tuple[TableJob, bool]] = []
     for job in jobs:
         try:
-            if not write_job(job):
+            if not job.write():
                 failed.append((job, False))
         except OSError:
             failed.append((job, True))

@@ -189,7 +189,7 @@ async def test_a_cancelled_reader_leaves_the_others_alone(tmp_path):
 
 async def test_a_disk_that_does_not_answer_is_left_out_after_the_deadline(tmp_path):
     counters = Counters()
-    async with running(tmp_path, counters, read_timeout_s=0.05) as cache:
+    async with running(tmp_path, counters, read_timeout_s=0.3) as cache:
         digests = await fill(cache, [block(n) for n in range(6)])
         gate = Gate(cache._store, "read_many")
         start = trio.current_time()
@@ -206,7 +206,7 @@ async def test_a_disk_that_does_not_answer_is_left_out_after_the_deadline(tmp_pa
 
 async def test_a_disk_that_fails_while_blocks_gather_is_asked_again(tmp_path):
     """Regression: what had gathered was let go, nothing was to be written any more, and nobody looked at the disk."""
-    async with running(tmp_path, gather_s=0.2, read_timeout_s=0.05, first_pause_s=0.5) as cache:
+    async with running(tmp_path, gather_s=1.0, read_timeout_s=0.3, first_pause_s=0.5) as cache:
         digests = await fill(cache, [block(n) for n in range(4)])
         gate = Gate(cache._store, "read_many")
         cache.put(digest_of(block(9)), block(9))

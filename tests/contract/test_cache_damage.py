@@ -17,11 +17,11 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazysif.cache.block_table import RECORD_BYTES
 from lazysif.cache.block_tables import BlockTables
 from lazysif.cache.frame import HEADER_BYTES, DamagedFrame, decode, encode, pieces, worth_packing
 from lazysif.cache.frame_reads import ReadResult
 from lazysif.cache.store import FrameStore
+from lazysif.cache.table_file import RECORD_BYTES
 from lazysif.cache.trouble import StoreTrouble
 from lazysif.core.disk_health import DiskState, Trouble
 from lazysif.model import ImageId

@@ -15,13 +15,13 @@ from functools import partial
 import pytest
 import trio
 
-from lazysif.cache.block_table import RECORD_BYTES
 from lazysif.cache.block_tables import BlockTables
 from lazysif.cache.frame import encode
 from lazysif.cache.fsck import check_offline
 from lazysif.cache.fsck_online import OnlineFsck
 from lazysif.cache.fsck_report import Kind
 from lazysif.cache.store import FrameStore
+from lazysif.cache.table_file import RECORD_BYTES
 from lazysif.control.client import Refused, fetch_document
 from lazysif.control.server import ControlServer
 from lazysif.errors import LocalDirectoryError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lazysif.cache.block_table import RECORD_BYTES, parse_name, read_records
+from lazysif.cache.table_file import RECORD_BYTES, parse_name, read_records
 from tests.support.mount import Mount, scrubbed_environment, wait_until
 from tests.support.raw_origin import Answer, RawOrigin, Request, Wire
 
