@@ -11,6 +11,8 @@ from pathlib import Path
 
 from bench.charts import Bar, Group, bar_chart
 from bench.coldwarm.figures import Figures, checks
+from bench.coldwarm.ideal import replay_s
+from bench.coldwarm.line import Profile
 from bench.coldwarm.measure import Plan
 from bench.coldwarm.report import bytes_chart, markdown, times_chart
 from bench.coldwarm.results import Results
@@ -96,6 +98,16 @@ def test_results_are_kept_and_taken_up_again(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {
         "made.json", "made.md", "made-campus-times.svg", "made-campus-bytes.svg",
     }  # fmt: skip
+
+
+def test_a_replay_ends_with_the_line_or_with_the_job_whichever_is_later() -> None:
+    line = Profile("line", round_trip_s=0.1, bits_per_s=8e6)
+    at_once = [0.0] * 10
+    assert round(replay_s(at_once, 100_000, line), 6) == 0.3 + 10 * 0.1
+    late_at_the_end = [0.0] * 9 + [5.0]
+    assert round(replay_s(late_at_the_end, 100_000, line), 6) == 0.3 + 9 * 0.1 + 5.0
+    slow = [0.2 * number for number in range(10)]
+    assert round(replay_s(slow, 100_000, line), 6) == 0.4 + 1.8
 
 
 def test_charts_are_well_formed_and_to_scale() -> None:
