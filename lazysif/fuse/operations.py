@@ -88,6 +88,7 @@ class Operations(pyfuse3.Operations):
         self.on_init: Callable[[], None] = lambda: None
         self.counters = counters
         self._tree = tree
+        self._files = tree.files
         self._block_size = block_size
         self._is_reader = is_reader
 
@@ -153,7 +154,7 @@ class Operations(pyfuse3.Operations):
             raise pyfuse3.FUSEError(errno.EROFS)
         if self._is_reader(ctx.pid):
             return pyfuse3.FileInfo(fh=FileHandleT(inode | _AHEAD), direct_io=False, keep_cache=True)
-        await self._tree.open(InodeNumber(inode))
+        await self._files.open(InodeNumber(inode))
         # direct_io would hang a loop device; an image never changes, so a page once read is never asked for again
         return pyfuse3.FileInfo(fh=FileHandleT(inode), direct_io=False, keep_cache=True)
 
@@ -162,18 +163,18 @@ class Operations(pyfuse3.Operations):
         self, fh: FileHandleT, off: int, size: int
     ) -> Buffer:
         if fh & _AHEAD:
-            given = self._tree.read_given(InodeNumber(fh ^ _AHEAD), off, size)
+            given = self._files.read_given(InodeNumber(fh ^ _AHEAD), off, size)
             if given is None:
                 raise pyfuse3.FUSEError(errno.EIO)  # whoever needs these pages asks for them again
             return given
-        data = self._tree.read_now(InodeNumber(fh), off, size)
-        return data if data is not None else await self._tree.read(InodeNumber(fh), off, size)
+        data = self._files.read_now(InodeNumber(fh), off, size)
+        return data if data is not None else await self._files.read(InodeNumber(fh), off, size)
 
     async def release(self, fh: FileHandleT) -> None:
         if fh & _AHEAD:
             return
         try:
-            await self._tree.release(InodeNumber(fh))
+            await self._files.release(InodeNumber(fh))
         except LazysifError as error:
             log.info("release: %s", error)
         except Exception:
@@ -191,14 +192,14 @@ class Operations(pyfuse3.Operations):
 
     @_guarded
     async def listxattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> Sequence[XAttrNameT]:
-        attributes = await self._tree.extended_attributes(InodeNumber(inode))
+        attributes = await self._files.extended_attributes(InodeNumber(inode))
         return [XAttrNameT(name.encode()) for name in attributes]
 
     @_guarded
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
         if not name.startswith(b"user.lazysif."):
             raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
-        attributes: dict[str, Any] = await self._tree.extended_attributes(InodeNumber(inode))
+        attributes: dict[str, Any] = await self._files.extended_attributes(InodeNumber(inode))
         value = attributes.get(name.decode(errors="replace"))
         if value is None:
             raise pyfuse3.FUSEError(pyfuse3.ENOATTR)

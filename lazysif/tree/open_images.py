@@ -10,7 +10,7 @@ import trio
 
 from lazysif.cache.block_cache import BlockCache
 from lazysif.core.block_map import GridMap
-from lazysif.fetch.remote import Remote
+from lazysif.fetch.remote import FoundImage, Remote
 from lazysif.image.metadata import pin_tables
 from lazysif.image.open_image import OpenImage
 from lazysif.image.starts import Starts
@@ -78,6 +78,11 @@ class OpenImages:
         if self.verifier is not None:
             await self.verifier.recall(opened)
         return opened
+
+    async def keep(self, found: FoundImage) -> None:
+        """Put the bytes that came with a probe where reads find them."""
+        opened = await self.get(found.image)
+        opened.keep(0, found.first_bytes)
 
     async def open(self, image: Image) -> OpenImage:
         """Count a handle; the first one starts the fetch of the image's tables."""

@@ -1,4 +1,5 @@
-"""tree.names: one question at a time, remembered answers, and what an origin that is down may not change.
+"""tree.names, name_cache and listings: one question at a time, remembered answers, and what an origin that is down
+may not change.
 
 Time is a mock clock that is moved by hand: threads (the state database) are at work.
 """
@@ -13,6 +14,8 @@ from lazysif.fetch.flights import FlightTable
 from lazysif.fetch.remote import RemotePolicy
 from lazysif.model import DirectoryEntry, EntryKind
 from lazysif.telemetry import Counters
+from lazysif.tree.listings import Listings
+from lazysif.tree.name_cache import NameCache
 from lazysif.tree.names import Names
 from lazysif.tree.state import StateStore
 from tests.support.cache_damage import eventually
@@ -44,7 +47,9 @@ class Bench:
         self.state = StateStore(directory)
         self.counters = Counters()
         self.remote = make_remote("r", origin, nursery, FlightTable(), self.counters, policy)
-        self.names = Names(nursery, self.state, self._keep, clocks or Clocks())
+        self.known = NameCache()
+        self.listings = Listings(nursery, self.known)
+        self.names = Names(nursery, self.state, self.known, self.listings, self._keep, clocks or Clocks())
 
     async def _keep(self, found):
         self.kept.append(found.first_bytes)
@@ -388,10 +393,10 @@ async def test_a_listing_is_asked_for_once_in_its_time(bench, mock_clock):
     it = bench({"": Directory(files=("a.sif",), directories=("d",))})
     expected = {DirectoryEntry("a.sif", EntryKind.FILE), DirectoryEntry("d", EntryKind.DIRECTORY)}
     for _ in range(3):
-        assert set(await it.names.listing(it.remote, "")) == expected
+        assert set(await it.listings.entries(it.remote, "")) == expected
     assert len(it.origin.requests) == 1
     mock_clock.jump(61)
-    await it.names.listing(it.remote, "")
+    await it.listings.entries(it.remote, "")
     assert len(it.origin.requests) == 2
 
 
@@ -402,7 +407,7 @@ async def test_a_listing_is_asked_for_once_at_a_time_and_nobody_cancels_it(bench
 
     async def reader(scope):
         with scope:
-            found.append(await it.names.listing(it.remote, ""))
+            found.append(await it.listings.entries(it.remote, ""))
 
     async with trio.open_nursery() as readers:
         readers.start_soon(reader, leader)
@@ -422,7 +427,7 @@ async def test_a_listing_that_fails_is_an_error_for_all_who_wait(bench):
     it = bench()
     it.origin.everything = Status(501)
     with pytest.raises(SourceProtocolError):
-        await it.names.listing(it.remote, "")
+        await it.listings.entries(it.remote, "")
 
 
 async def test_names_used_lately_stand_in_for_a_listing(bench):
@@ -431,9 +436,9 @@ async def test_names_used_lately_stand_in_for_a_listing(bench):
     await it.resolve("d/b.sif")
     with pytest.raises(NoSuchEntry):
         await it.resolve("c.sif")
-    assert list(it.names.resolved_below("r", "")) == ["a.sif"]
-    assert list(it.names.resolved_below("r", "d")) == ["b.sif"]
-    assert it.names.resolved_below("other", "") == {}
+    assert list(it.known.below("r", "")) == ["a.sif"]
+    assert list(it.known.below("r", "d")) == ["b.sif"]
+    assert it.known.below("other", "") == {}
 
 
 async def storm(it, number, first=0):
@@ -446,7 +451,7 @@ async def test_a_storm_of_missing_names_ends_at_a_listing_that_lacks_them(bench,
     it = bench({"": Directory(files=("a.sif",)), "/a.sif": IMAGE})
     await storm(it, 20_000)
     assert len(it.origin.requests) < 200
-    assert len(it.names._misses) <= 10_000
+    assert len(it.known._misses) <= 10_000
     assert (await it.resolve("a.sif")).image is not None, "what is listed is asked for"
     mock_clock.jump(61)
     it.origin.files["/missing-5.sif"] = IMAGE
@@ -461,11 +466,11 @@ async def test_a_listing_that_hides_names_is_not_believed_about_them(bench):
 
 
 async def test_a_storm_without_a_listing_is_bounded_in_memory_and_drives_out_nothing(bench, monkeypatch):
-    monkeypatch.setattr("lazysif.tree.names._MAX_MISSES", 100)
+    monkeypatch.setattr("lazysif.tree.name_cache._MAX_MISSES", 100)
     it = bench()
     image = await it.resolve()
     await storm(it, 500)
-    assert len(it.names._misses) == 100
+    assert len(it.known._misses) == 100
     asked = len(it.origin.requests)
     assert await it.resolve() == image
     assert len(it.origin.requests) == asked

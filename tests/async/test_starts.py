@@ -49,7 +49,7 @@ async def start(it, blocks, name="a.sif"):
     for block in blocks:
         await trio.sleep(0.001)
         assert await it.read(number, block * BLOCK, 100) == DATA[block * BLOCK : block * BLOCK + 100]
-    await it.tree.release(number)
+    await it.tree.files.release(number)
     return number
 
 
@@ -243,7 +243,7 @@ async def test_the_kernel_is_given_what_a_trace_names_and_the_recording_misses_n
                 await it.read(number, block * BLOCK, 100)
         assert len(pages) > 20
         assert opened.tracing.touched >= set(JOB[:-8])
-        await it.tree.release(number)
+        await it.tree.files.release(number)
         await settle(it)
         assert it.counters.given_blocks == len(pages)
     assert set(pages) < set(JOB)
@@ -280,11 +280,11 @@ async def test_what_comes_while_the_image_is_closed_is_given_when_it_is_opened_a
         tmp_path, origin_of_job(), starts=QUICK, cache={"memory_bytes": 2**22}, pages=pages
     ) as it:
         number, opened = await begin(it, None)  # or some would come before `release` is through
-        await it.tree.release(number)
+        await it.tree.files.release(number)
         assert pages.let_go_of == [number]
         await until(lambda: all(opened.glance(block * BLOCK, 100) for block in JOB[16:28]))
         assert pages.given == []
-        await it.tree.open(number)
+        await it.tree.files.open(number)
         shown_at = watch(JOB)
         expected = [JOB[place] for place in range(16, 28) if shown_at[place] != place]
         assert len(expected) >= 6

@@ -1,9 +1,10 @@
-"""tree.tree: inodes that outlive the daemon, deadlines, listings, and the state that is on disk."""
+"""tree.tree and tree.files: inodes that outlive the daemon, deadlines, listings, and the state that is on disk."""
 
 import random
 import resource
 import sqlite3
 import time
+from operator import attrgetter
 
 import pytest
 import trio
@@ -20,8 +21,8 @@ from lazysif.errors import (
 )
 from lazysif.fetch.remote import RemotePolicy
 from lazysif.model import EntryKind, Image, ImageId, InodeNumber, Location, Validator, ValidatorKind
+from lazysif.tree import files as files_module
 from lazysif.tree import open_images as open_images_module
-from lazysif.tree import tree as tree_module
 from lazysif.tree.state import StateStore
 from tests.support.cache_damage import eventually, written
 from tests.support.fake_transport import Directory, FakeTransport, File, HoldHead, Refused, Status
@@ -117,15 +118,17 @@ async def test_inodes_and_handles_of_a_predecessor_are_answered(tmp_path):
         assert await it.tree.attributes(number) == before
         assert await it.read(number, 500_000, 100) == DATA[500_000:500_100]
         assert (await it.tree.lookup(directory, b"a.sif")).number == number
-        await it.tree.release(number)
-        assert (await it.tree.extended_attributes(number))["user.lazysif.validator"] == 'etag "v1"'
+        await it.tree.files.release(number)
+        assert (await it.tree.files.extended_attributes(number))["user.lazysif.validator"] == 'etag "v1"'
 
 
-@pytest.mark.parametrize("call", ["attributes", "open", "entries", "release", "extended_attributes"])
+@pytest.mark.parametrize(
+    "call", ["attributes", "entries", "files.open", "files.release", "files.extended_attributes"]
+)
 async def test_an_inode_that_nobody_gave_out_is_stale(tmp_path, call):
     async with world(tmp_path, FakeTransport()) as it:
         with pytest.raises(StaleInode):
-            await getattr(it.tree, call)(InodeNumber(12345))
+            await attrgetter(call)(it.tree)(InodeNumber(12345))
 
 
 async def test_a_remote_that_is_not_configured_any_more_leaves_stale_inodes(tmp_path):
@@ -217,11 +220,11 @@ async def test_a_read_ends_in_time_and_its_fetch_goes_on(tmp_path):
         origin.script.append(HoldHead(go))
         with trio.fail_after(2), pytest.raises(DeadlineExceeded, match=r"a\.sif.*http://origin/"):
             await it.read(number, 500_000, 10)
-        assert "0.1 s" in (await it.tree.extended_attributes(number))["user.lazysif.last_error"]
+        assert "0.1 s" in (await it.tree.files.extended_attributes(number))["user.lazysif.last_error"]
         with trio.fail_after(2), pytest.raises(DeadlineExceeded, match=r"a\.sif.*http://origin/"):
             await it.read(number, 500_002, 4)
         go.set()
-        await eventually(lambda: it.tree.read_now(number, 500_000, 10) == DATA[500_000:500_010])
+        await eventually(lambda: it.tree.files.read_now(number, 500_000, 10) == DATA[500_000:500_010])
         assert len(origin.requests) == 2
 
 
@@ -233,7 +236,7 @@ async def test_what_was_given_up_is_not_waited_for_once_more(tmp_path):
         origin.script.append(HoldHead(go := trio.Event()))
         with trio.fail_after(2), pytest.raises(DeadlineExceeded):
             await it.read(number, 500_000, 8192)
-        it.tree._read_timeout_s = 60.0
+        it.tree.files._read_timeout_s = 60.0
         with trio.fail_after(10), pytest.raises(DeadlineExceeded, match=r"a\.sif.*http://origin/"):
             await it.read(number, 504_000, 4096)
         assert await it.read(number, 0, 10) == DATA[:10], "what is cached is served"
@@ -281,7 +284,7 @@ async def test_a_listing_ends_in_time(tmp_path):
 
 
 async def test_too_many_waiting_reads_are_refused_and_not_queued(tmp_path, monkeypatch):
-    monkeypatch.setattr(tree_module, "_MAX_WAITING_READS", 5)
+    monkeypatch.setattr(files_module, "_MAX_WAITING_READS", 5)
     origin = FakeTransport({"/a.sif": IMAGE})
     async with world(tmp_path, origin) as it:
         number = await it.number("a.sif")
@@ -294,7 +297,7 @@ async def test_too_many_waiting_reads_are_refused_and_not_queued(tmp_path, monke
         async with trio.open_nursery() as readers:
             for _ in range(5):
                 readers.start_soon(reader)
-            await eventually(lambda: it.tree._waiting_reads == 5)
+            await eventually(lambda: it.tree.waiting_reads == 5)
             with pytest.raises(SourceError, match="too many reads"):
                 await it.read(number, 600_000, 10)
             assert await it.read(number, 0, 10) == DATA[:10], "what is in memory needs no wait"
@@ -305,7 +308,7 @@ async def test_too_many_waiting_reads_are_refused_and_not_queued(tmp_path, monke
 
 async def test_a_start_from_cached_blocks_works_while_too_many_wait(tmp_path, monkeypatch):
     guess_little(monkeypatch)
-    monkeypatch.setattr(tree_module, "_MAX_WAITING_READS", 1)
+    monkeypatch.setattr(files_module, "_MAX_WAITING_READS", 1)
     origin = FakeTransport({"/a.sif": IMAGE})
     async with world(tmp_path, origin) as it:
         number = await it.open("a.sif")
@@ -320,7 +323,7 @@ async def test_a_start_from_cached_blocks_works_while_too_many_wait(tmp_path, mo
             with trio.fail_after(10):
                 assert await it.open("a.sif") == number
                 for offset in range(0, 100_000, 20_000):
-                    assert it.tree.read_now(number, offset, 20_000) is None, "it comes from the disk"
+                    assert it.tree.files.read_now(number, offset, 20_000) is None, "it comes from the disk"
                     assert await it.read(number, offset, 20_000) == DATA[offset : offset + 20_000]
                 with pytest.raises(SourceError, match=r"a\.sif: too many reads.*http://origin/"):
                     await it.read(number, 880_000, 10)

@@ -33,6 +33,7 @@ class BrokenTree:
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
+        self.files = self
 
     def __getattr__(self, name):
         async def later(*_):

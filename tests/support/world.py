@@ -53,13 +53,13 @@ class World:
 
     async def open(self, path: str) -> InodeNumber:
         number = await self.number(path)
-        await self.tree.open(number)
+        await self.tree.files.open(number)
         return number
 
     async def read(self, number: InodeNumber, offset: int, size: int) -> bytes:
         """As `fuse.operations` reads."""
-        data = self.tree.read_now(number, offset, size)
-        return bytes(data if data is not None else await self.tree.read(number, offset, size))
+        data = self.tree.files.read_now(number, offset, size)
+        return bytes(data if data is not None else await self.tree.files.read(number, offset, size))
 
 
 def make_remote(
