@@ -6,7 +6,8 @@ reply to it goes to the kernel, which takes the first one and refuses the others
 next one is started, and the kernel is told to ask again what the dead one had in hand (FUSE_NOTIFY_RESEND, Linux
 6.9). Jobs notice a pause.
 
-Nothing outside the standard library, no cache, no network, no parsing of what others sent: this must not fail.
+Nothing outside the standard library and `keeper_mount` and `keeper_child`, which keep to the same, no cache, no
+network, no parsing of what others sent: this must not fail.
 
     keeper.py MOUNTPOINT REPORT_FD < ORDER
 
@@ -15,8 +16,6 @@ ORDER is JSON (`lazysif.cli.mount` writes it); one JSON document on REPORT_FD sa
 
 from __future__ import annotations
 
-import array
-import ctypes
 import json
 import logging
 import logging.handlers
@@ -24,32 +23,26 @@ import os
 import select
 import signal
 import socket
-import struct
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    # -I and -S leave its own package out, too; last, so that nothing installed hides the standard library
+    sys.path.append(str(Path(__file__).parents[1]))
+
+from lazysif.keeper_child import Child
+from lazysif.keeper_mount import KernelMount, MountFailed
+
 log = logging.getLogger("lazysif.keeper")
 
-LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-MS_RDONLY, MS_NOSUID, MS_NODEV = 1, 2, 4
-MNT_FORCE, MNT_DETACH = 1, 2
-RESEND = struct.pack("<IiQ", 16, 7, 0)
-"""A notification without a body: length, code FUSE_NOTIFY_RESEND, unique 0 (include/uapi/linux/fuse.h, 7.40)."""
-INIT_BYTES = 1 << 20
-MESSAGE_BYTES = 1 << 16
 READY_S = 30.0
 """Within which a daemon that was started must serve."""
 SILENT_S = 10.0
 """A daemon says every second that it is alive; one that is silent for longer is replaced."""
 STOPPED_S = 3.0
 """A keeper that took longer than this for a turn, where it waits for a second, was stopped itself."""
-STOP_S = 3.0
-"""A daemon that is asked to stop gets this long to finish what it has in hand and to write its cache."""
-KILLED_S = 1.0
-"""A killed daemon that has not ended by then waits for a disk, or for this mount: nobody waits for it."""
 KILLED_YOUNG_S, CRASHED_YOUNG_S = 0.3, 10.0
 """A daemon that ends sooner after it began to serve, killed or by itself, may have met a request that ends the next
 one, too."""
@@ -57,86 +50,6 @@ PAUSES_S = (0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 10.0, 10.0)
 """Before the next start, by how many daemons in a row have died young. After the last of them, or without a daemon
 that serves for `GIVE_UP_S`, the connection is closed: jobs get errors instead of hanging."""
 GIVE_UP_S = 60.0
-
-
-class MountFailed(Exception):
-    pass
-
-
-class Child:
-    """One daemon: its process, and the socket that says how it is."""
-
-    def __init__(
-        self, command: list[str], order: dict[str, Any], fuse_fd: int, init: bytes, restarts: int
-    ) -> None:
-        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        init_socket, init_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, init_socket, init_theirs:
-            init_socket.send(init)
-            numbers = (fuse_fd, init_theirs.fileno(), theirs.fileno())
-            # whoever waits for the end of our caller's output would wait for a daemon that held it
-            output = None if order["foreground"] else os.open(order["log_file"], LOG_FLAGS, 0o600)
-            self.process = subprocess.Popen(
-                [*command, *map(str, numbers)],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                pass_fds=numbers,
-                env={**os.environ, "LAZYSIF_KEEPER": f"{os.getpid()} {restarts}"},
-            )
-            if output is not None:
-                os.close(output)
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(order["config"].encode())
-            self.process.stdin.close()
-        except BrokenPipeError:
-            pass  # it ended at once; `said` will show that
-        self.started_s = time.monotonic()
-        self.heard_s = self.started_s
-        self.last_words = b""
-        self.prepared = False
-        self.serves_since_s = 0.0
-        self.error: dict[str, Any] | None = None
-
-    def listen(self) -> bool:
-        """Take in one message; False when there will be none any more."""
-        try:
-            message = self.socket.recv(MESSAGE_BYTES)
-        except ConnectionResetError:
-            message = b""
-        self.heard_s = time.monotonic()
-        if message == b"prepared":
-            self.prepared = True
-        elif message == b"serving":
-            self.serves_since_s = self.heard_s
-        elif message.startswith(b"alive "):
-            said = message.removeprefix(b"alive ")
-            self.last_words = b'{"heard_s": %.3f, "in_hand": %b}' % (self.heard_s, said)
-        elif message.startswith(b"{"):
-            self.error = json.loads(message)
-        return bool(message)
-
-    def go(self, last_words: bytes = b"") -> None:
-        """Let it take the mount; what its predecessor had in hand keeps its deadlines."""
-        self.last_words = last_words
-        try:
-            self.socket.send(b"go " + last_words)
-        except OSError as error:
-            log.warning("daemon %d does not listen: %s", self.process.pid, error)
-
-    def end(self, number: int = signal.SIGKILL, wait_s: float = STOP_S) -> int:
-        """Signal it, kill it if that does not end it, and return its exit code."""
-        self.socket.close()
-        for sent, patience_s in ((number, wait_s), (signal.SIGKILL, KILLED_S)):
-            if self.process.poll() is None:
-                self.process.send_signal(sent)
-            try:
-                return self.process.wait(patience_s)
-            except subprocess.TimeoutExpired:
-                continue
-        log.error("daemon %d is killed and does not end; going on without it", self.process.pid)
-        return -signal.SIGKILL
 
 
 class Keeper:
@@ -151,14 +64,13 @@ class Keeper:
         self.must_resend = False
         self.lost_s = self.looked_s = time.monotonic()
         self.signals, self.signalled = socket.socketpair()
-        self.fuse_fd = -1
-        self.init = b""
+        self.mount = KernelMount(order)
         self.child: Child
 
     def run(self) -> int:
         """Mount and serve until the mount is gone; the exit code."""
         try:
-            self.mount()
+            self.mount.open()
         except (MountFailed, OSError) as error:
             self.report(error=str(error), kind="MountError", hint=self.order["mount_hint"])
             return 3
@@ -166,7 +78,7 @@ class Keeper:
         try:
             self.child = self.start(self.command)
             self.child.go()
-            while self.connected() and self.turn():
+            while self.mount.connected() and self.turn():
                 pass
             code = self.child.end(signal.SIGTERM)
             if code not in (0, -signal.SIGTERM):  # -SIGTERM: it was past its end
@@ -174,89 +86,15 @@ class Keeper:
                     "the daemon ended with exit code %d: what it had not written is fetched again", code
                 )
         finally:
-            self.unmount()
+            self.mount.close()
         log.info("%s is unmounted, the keeper ends", self.order["mountpoint"])
         return 0
-
-    # --- the mount ---------------------------------------------------------------------------------------------
-
-    def mount(self) -> None:
-        self.fuse_fd = self.mount_as_root() if os.geteuid() == 0 else self.mount_by_fusermount()
-        if not select.select([self.fuse_fd], [], [], 10.0)[0]:
-            raise MountFailed("the kernel does not open the conversation")
-        self.init = os.read(self.fuse_fd, INIT_BYTES)
-
-    def mount_as_root(self) -> int:
-        """mount(2). Raises: OSError, MountFailed."""
-        order = self.order
-        fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        data = ",".join([f"fd={fd}", "rootmode=40000", "user_id=0", "group_id=0", *order["kernel_options"]])
-        libc = ctypes.CDLL(None, use_errno=True)
-        arguments = (order["source"].encode(), order["mountpoint"].encode(), b"fuse.lazysif")
-        if libc.mount(*arguments, MS_RDONLY | MS_NOSUID | MS_NODEV, data.encode()):
-            number = ctypes.get_errno()
-            os.close(fd)
-            raise MountFailed(f"cannot mount at {order['mountpoint']}: {os.strerror(number)}")
-        return fd
-
-    def mount_by_fusermount(self) -> int:
-        """fusermount3 mounts for ordinary users and passes the descriptor over a socket (fusermount.c)."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        source = self.order["source"].replace("\\", "\\\\").replace(",", "\\,")
-        options = [
-            "ro",
-            "nosuid",
-            "nodev",
-            f"fsname={source}",
-            "subtype=lazysif",
-            *self.order["kernel_options"],
-        ]
-        with ours, theirs:
-            done = subprocess.run(
-                ["fusermount3", "-o", ",".join(options), "--", self.order["mountpoint"]],
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode:
-                raise MountFailed(f"cannot mount at {self.order['mountpoint']}: {done.stderr.strip()}")
-            _, ancillary, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(4))
-        for level, kind, content in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fd = array.array("i", content[:4])[0]
-                os.set_inheritable(fd, False)
-                return fd
-        raise MountFailed("fusermount3 passed no descriptor")
-
-    def connected(self) -> bool:
-        """Whether the kernel still holds the other end: after umount or abort it says POLLERR."""
-        poll = select.poll()
-        poll.register(self.fuse_fd, 0)
-        return not any(events & select.POLLERR for _, events in poll.poll(0))
-
-    def unmount(self) -> None:
-        """Close our end, which fails whatever still waits, and take the dead mount away.
-
-        By force: a daemon that cannot die holds the connection open.
-        """
-        still_there = self.connected()
-        os.close(self.fuse_fd)
-        if not still_there:
-            return
-        if os.geteuid() == 0:
-            libc = ctypes.CDLL(None, use_errno=True)
-            libc.umount2(self.order["mountpoint"].encode(), MNT_FORCE | MNT_DETACH)
-        else:
-            command = ["fusermount3", "-u", "-z", "--", self.order["mountpoint"]]
-            subprocess.run(command, check=False, capture_output=True)
 
     # --- daemons -----------------------------------------------------------------------------------------------
 
     def start(self, command: list[str], restarts: int = 0) -> Child:
         """Raises: OSError where no process can be started."""
-        return Child(command, self.order, self.fuse_fd, self.init, restarts)
+        return Child(command, self.order, self.mount.fuse_fd, self.mount.init, restarts)
 
     def turn(self) -> bool:
         """Wait for the next thing to happen and act on it; False when all is to end."""
@@ -298,10 +136,10 @@ class Keeper:
         """Have the kernel ask again what a daemon had in hand when it died."""
         try:
             if self.order["resend"]:
-                os.write(self.fuse_fd, RESEND)
+                self.mount.resend()
                 return
         except OSError as error:
-            if not self.connected():
+            if not self.mount.connected():
                 return
             log.error("the kernel does not resend requests: %s", error)
         self.remount()
@@ -310,15 +148,15 @@ class Keeper:
         """Without RESEND (before Linux 6.9): fail what is lost by ending the connection, and begin a new one."""
         log.error("requests in hand are failed, and %s is mounted anew", self.order["mountpoint"])
         self.child.end(signal.SIGTERM)
-        self.unmount()
-        self.mount()
+        self.mount.close()
+        self.mount.open()
         self.child = self.start(self.command)
         self.child.go()
 
     def replace(self, why: str) -> bool:
         """The daemon is gone or useless: start the next one. False to end the mount."""
         child, code = self.child, self.child.end()
-        if not self.connected():
+        if not self.mount.connected():
             return False
         if self.report_fd >= 0:
             self.report(

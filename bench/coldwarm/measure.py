@@ -28,7 +28,7 @@ PROGRAMS = {"rclone": "rclone", "local-fuse": "fuse-overlayfs"}
 HERD_SYSTEMS = ("local-cold", "cold", "cold-trace")
 DISK_BYTES = 512 << 20
 READ_AHEAD_KB = 32
-"""As the daemon sets it for its mount (lazysif.daemon)."""
+"""As the daemon sets it for its mount (lazysif.fuse.serving)."""
 Say = Callable[[str], None]
 Step = tuple[str, str, str, int, int]
 """Profile, job, system, round, starts at once: the key of a run."""

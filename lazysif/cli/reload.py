@@ -11,7 +11,7 @@ from lazysif.config.tables import Config
 from lazysif.control.address import absolute_mountpoint
 from lazysif.errors import ConfigError, MountError
 from lazysif.image_names import ImageNames
-from lazysif.remotes import source_of
+from lazysif.remotes.sources import source_of
 
 _FIXED = ("cache.dir", "state.dir", "mount.options", "log.file")
 """What a daemon that takes over a live mount cannot have otherwise than the one before it."""

@@ -111,7 +111,7 @@ def looks(prepared: Prepared, image: str | None) -> dict[str, Look]:
     for remote in config.remotes:
         # half a second that a look without origins does not pay
         from lazysif.doctor import origins, ways
-        from lazysif.remote_ways import has_ways
+        from lazysif.remotes.ways import has_ways
 
         name, _, below = (image or "").partition("/") if remote.name else (remote.name, "", image or "")
         path = below if image and name == remote.name else None

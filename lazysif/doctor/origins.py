@@ -19,7 +19,8 @@ from lazysif.core.names import has_image_suffix, origin_of
 from lazysif.doctor.ways import goes_straight
 from lazysif.errors import AccessDenied, LazysifError, NoSuchEntry
 from lazysif.model import AnswerHead, ByteRange, EntryKind, Registry, Request, Transport, ValidatorKind
-from lazysif.remotes import make_transport, routes_of, source_of
+from lazysif.remotes.sources import source_of
+from lazysif.remotes.transports import make_transport, routes_of
 from lazysif.telemetry import Counters
 
 _STEP_S = 3.0

@@ -21,7 +21,8 @@ from lazysif.errors import LazysifError
 from lazysif.fetch.routes import Routes
 from lazysif.fetch.way import Way
 from lazysif.model import ByteRange, EntryKind, Registry, Request
-from lazysif.remotes import routes_of, source_of
+from lazysif.remotes.sources import source_of
+from lazysif.remotes.transports import routes_of
 from lazysif.telemetry import Counters
 
 _STEP_S = 3.0

@@ -15,7 +15,7 @@ from tests.chaos.worker import BYTES, WRONG, Outcome
 GRACE_S = 2.0
 """After a disturbance is undone: failures are remembered for a second, and a request may have been under way."""
 WINDOW_BYTES = 32 << 10
-"""The kernel's readahead on a mount (`lazysif.daemon.READ_AHEAD_KB`)."""
+"""The kernel's readahead on a mount (`lazysif.fuse.serving.READ_AHEAD_KB`)."""
 REPLACED_S = 11.0
 """A silent daemon is replaced after 10 s (`lazysif.keeper.SILENT_S`), and the next one needs a moment to begin."""
 OFFLINE_GRACE_S = 7.5

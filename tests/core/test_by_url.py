@@ -11,7 +11,8 @@ from lazysif.core.names import is_named_host
 from lazysif.errors import NoSuchEntry, SourceProtocolError
 from lazysif.model import DirectoryEntry, EntryKind, Request
 from lazysif.registries.by_url import ByUrlRegistry
-from lazysif.remotes import make_transport, source_of
+from lazysif.remotes.sources import source_of
+from lazysif.remotes.transports import make_transport
 from lazysif.transport.redirects import InwardGuard
 
 HOSTS = ("images.example", "*.example.org", "10.1.2.3:8443")

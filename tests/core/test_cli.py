@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from lazysif import errors
+from lazysif import errors, keeper
 from lazysif.cli import mount as cli_mount
 from lazysif.cli import status as cli_status
 from lazysif.cli.main import exit_code
@@ -295,6 +296,19 @@ def test_a_daemon_imports_no_command_line():
     program = "import lazysif.daemon, sys; print(*{'rich', 'pygments', 'click'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("\n", "")
+
+
+def test_a_keeper_loads_its_own_modules_and_the_standard_library():
+    program = (
+        "import runpy, sys\n"
+        "try: runpy.run_path(sys.argv[1], run_name='__main__')\n"
+        "except ValueError: pass  # no order\n"
+        "print(*sorted(n for n in sys.modules if n.partition('.')[0] not in sys.stdlib_module_names))"
+    )
+    command = [sys.executable, "-I", "-S", "-c", program, str(Path(keeper.__file__))]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.stdout == "__main__ lazysif lazysif.keeper_child lazysif.keeper_mount\n"
+    assert done.stderr == ""
 
 
 def test_help_names_every_command_and_each_is_there(lazysif):

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from lazysif import remotes
 from lazysif.config.kinds import GcsRemote, S3Remote
 from lazysif.config.load import check_config, config_for_source, from_toml, load_config
 from lazysif.config.render import to_toml
 from lazysif.errors import ConfigError
 from lazysif.image_uri import parse_uri
+from lazysif.remotes import object_stores
+from lazysif.remotes.sources import source_of
 
 
 def written(tmp_path: Path, keys: str) -> Path:
@@ -115,8 +116,8 @@ def test_a_bucket_is_a_source() -> None:
 
 @pytest.mark.parametrize(("kind", "url"), [("s3", "s3://images"), ("gcs", "gs://images")])
 def test_a_package_that_is_missing_is_named(monkeypatch, tmp_path: Path, kind: str, url: str) -> None:
-    monkeypatch.setattr(remotes, "find_spec", lambda _: None)
+    monkeypatch.setattr(object_stores, "find_spec", lambda _: None)
     keys = f'kind = "{kind}"\nurl = "{url}"'
     with pytest.raises(ConfigError, match=rf"pip install 'lazysif\[{kind}\]'"):
-        remotes.source_of(load_config(written(tmp_path, keys)).remotes[0])
-    remotes.source_of(load_config(written(tmp_path, f"{keys}\nanonymous = true")).remotes[0])
+        source_of(load_config(written(tmp_path, keys)).remotes[0])
+    source_of(load_config(written(tmp_path, f"{keys}\nanonymous = true")).remotes[0])

@@ -12,7 +12,8 @@ from lazysif.config.load import check_config, from_toml, load_config
 from lazysif.config.render import render, to_toml
 from lazysif.core.rendezvous import STRIPE_BYTES
 from lazysif.fetch.routes import Routes
-from lazysif.remotes import make_transport, routes_of, source_of
+from lazysif.remotes.sources import source_of
+from lazysif.remotes.transports import make_transport, routes_of
 from lazysif.telemetry import Counters
 
 HEAD = '[remote.x]\nkind = "http"\nurl = "https://a.example/sif/"\n'

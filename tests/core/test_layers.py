@@ -54,6 +54,18 @@ def test_the_contracts_are_kept(copy):
         ("new_room.py", "", ORDER, "- lazysif.new_room"),
         ("core/plan.py", "import time", "Decisions have no I/O and no clock", "lazysif.core.plan -> time"),
         ("image/metadata.py", "import httpx", "httpx lives in transport", "lazysif.image.metadata -> httpx"),
+        (
+            "keeper_child.py",
+            "import lazysif.errors",
+            "The keeper stands on the standard library alone",
+            "lazysif.keeper_child -> lazysif.errors",
+        ),
+        (
+            "keeper.py",
+            "import trio",
+            "The keeper stands on the standard library alone",
+            "lazysif.keeper -> trio",
+        ),
         ("tree/tree.py", "import pyfuse3", "pyfuse3 lives in fuse", "lazysif.tree.tree -> pyfuse3"),
         (
             "cache/store.py",

@@ -9,7 +9,7 @@ from lazysif.image_names import ImageNames
 from lazysif.model import Image, ImageId, Location, Validator, ValidatorKind
 from lazysif.registries.http import HttpRegistry
 from lazysif.registries.prefixed import PrefixedRegistry
-from lazysif.remotes import source_of
+from lazysif.remotes.sources import source_of
 from tests.support.fake_transport import Directory, FakeTransport, File
 
 BASE = "http://origin/"
