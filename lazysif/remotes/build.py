@@ -14,7 +14,8 @@ from lazysif.fetch.contact import Contact, WatchedTransport
 from lazysif.fetch.fetcher import Fetcher, FetchLimits
 from lazysif.fetch.flights import FlightTable
 from lazysif.fetch.locations import Locations
-from lazysif.fetch.remote import Remote, RemotePolicy
+from lazysif.fetch.policy import RemotePolicy
+from lazysif.fetch.remote import Remote
 from lazysif.fetch.routes import Routes
 from lazysif.model import Transport
 from lazysif.remotes.source import Source

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lazysif.config.values import directory_mode
 from lazysif.core.identity import inode_number
-from lazysif.fetch.remote import RemotePolicy
+from lazysif.fetch.policy import RemotePolicy
 from lazysif.model import EntryKind, Image, InodeNumber
 
 _ENTRY_TIMEOUT_S = 1.0

@@ -18,7 +18,8 @@ import trio
 from lazysif.core.confirmation import Moment, left_of
 from lazysif.core.names import has_image_suffix
 from lazysif.errors import AccessDenied, LazysifError, NoSuchEntry, SourceError
-from lazysif.fetch.remote import FoundDirectory, FoundImage, Remote
+from lazysif.fetch.probe import FoundDirectory, FoundImage
+from lazysif.fetch.remote import Remote
 from lazysif.model import DirectoryEntry, EntryKind, Image, ValidatorKind
 from lazysif.tree.clocks import present
 from lazysif.tree.listings import Listings

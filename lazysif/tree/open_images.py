@@ -10,7 +10,8 @@ import trio
 
 from lazysif.cache.block_cache import BlockCache
 from lazysif.core.block_map import GridMap
-from lazysif.fetch.remote import FoundImage, Remote
+from lazysif.fetch.probe import FoundImage
+from lazysif.fetch.remote import Remote
 from lazysif.image.metadata import pin_tables
 from lazysif.image.open_image import OpenImage
 from lazysif.image.starts import Starts

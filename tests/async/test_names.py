@@ -11,7 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 from lazysif.core.confirmation import Moment
 from lazysif.errors import AccessDenied, NoSuchEntry, SourceProtocolError, SourceUnavailable
 from lazysif.fetch.flights import FlightTable
-from lazysif.fetch.remote import RemotePolicy
+from lazysif.fetch.policy import RemotePolicy
 from lazysif.model import DirectoryEntry, EntryKind
 from lazysif.telemetry import Counters
 from lazysif.tree.listings import Listings

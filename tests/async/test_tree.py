@@ -19,7 +19,7 @@ from lazysif.errors import (
     SourceError,
     StaleInode,
 )
-from lazysif.fetch.remote import RemotePolicy
+from lazysif.fetch.policy import RemotePolicy
 from lazysif.model import EntryKind, Image, ImageId, InodeNumber, Location, Validator, ValidatorKind
 from lazysif.tree import files as files_module
 from lazysif.tree import open_images as open_images_module

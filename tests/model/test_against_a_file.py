@@ -28,7 +28,7 @@ from lazysif.errors import (
     SourceUnavailable,
 )
 from lazysif.fetch.fetcher import FetchLimits
-from lazysif.fetch.remote import RemotePolicy
+from lazysif.fetch.policy import RemotePolicy
 from lazysif.model import InodeNumber
 from tests.support.cache_damage import written
 from tests.support.fake_transport import (

@@ -19,7 +19,8 @@ from lazysif.fetch.contact import Contact, WatchedTransport
 from lazysif.fetch.fetcher import Fetcher, FetchLimits
 from lazysif.fetch.flights import FlightTable
 from lazysif.fetch.locations import Locations
-from lazysif.fetch.remote import Remote, RemotePolicy
+from lazysif.fetch.policy import RemotePolicy
+from lazysif.fetch.remote import Remote
 from lazysif.image.starts import Starts
 from lazysif.model import InodeNumber, Transport
 from lazysif.registries.http import HttpRegistry
