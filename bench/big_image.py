@@ -7,11 +7,10 @@ editors; it is unpacked without its dependencies, because nothing imports it.
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.images import DEBIAN_SUITE, pack_sif, packer, run_tool, unpack_debian
+from bench.images import DEBIAN_SUITE, building, pack_sif, packer, run_tool, unpack_debian
 
 HEAVY_IMPORT = "import torch, scipy.stats, pandas, sklearn.ensemble"
 LIGHT_IMPORT = "import json, numpy"
@@ -50,11 +49,9 @@ def numeric_sif(directory: Path, say: Callable[[str], None] = lambda line: None)
         CannotBuild: not root, a tool is missing, a package cannot be had, or the heavy import fails.
     """
     path = directory / f"debian-{DEBIAN_SUITE}-numeric-{packer()}-1.sif"
-    if path.exists():
-        return path
-    directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="build-", dir=directory) as work:
-        root = Path(work, "root")
+    with building(path) as root:
+        if root is None:
+            return path
         unpack_debian(root, say)
         say(f"installing {len(CORE) + len(BALLAST)} Python packages")
         packages = root / "usr/local/lib/python3.11/dist-packages"

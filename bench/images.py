@@ -211,27 +211,30 @@ def real_sif(directory: Path, say: Callable[[str], None] = lambda line: None) ->
         CannotBuild: not root, debootstrap is missing, or the mirror cannot be reached.
     """
     path = directory / f"debian-{DEBIAN_SUITE}-python-{packer()}-1.sif"
-    if path.exists():
-        return path
-    directory.mkdir(parents=True, exist_ok=True)
-    with _alone(directory), tempfile.TemporaryDirectory(prefix="build-", dir=directory) as work:
-        if path.exists():
-            return path  # whoever was first has built it
-        root = Path(work, "root")
-        unpack_debian(root, say)
-        reference = root / "opt/reference.bin"
-        reference.write_bytes(random.Random(7).randbytes(REFERENCE_BYTES))
-        say("packing the image")
-        pack_sif(root, path)
+    with building(path) as root:
+        if root is not None:
+            unpack_debian(root, say)
+            reference = root / "opt/reference.bin"
+            reference.write_bytes(random.Random(7).randbytes(REFERENCE_BYTES))
+            say("packing the image")
+            pack_sif(root, path)
     return path
 
 
 @contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Wait until nobody else builds there."""
-    with (directory / "lock").open("w") as lock:
+def building(path: Path) -> Iterator[Path | None]:
+    """Where the root of an image is to be unpacked, while nobody else builds there; None where the image exists."""
+    if path.exists():
+        yield None
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        if path.exists():
+            yield None  # whoever was first has built it
+            return
+        with tempfile.TemporaryDirectory(prefix="build-", dir=path.parent) as work:
+            yield Path(work, "root")
 
 
 def packer() -> str:
