@@ -34,11 +34,11 @@ def taken(transfer):
 
 async def test_chunks_end_where_blocks_do(transfer):
     """Regression: chunks ended where a piece did, and every second block was copied once more."""
-    sent = came(transfer, 900 * KIB)
+    sent = came(transfer, 3600 * KIB)
     transfer.gather()
     transfer.end(None)
     chunks = taken(transfer)
-    assert [len(chunk) for chunk in chunks] == [256 * KIB, 256 * KIB, 256 * KIB, 132 * KIB]
+    assert [len(chunk) for chunk in chunks] == [1024 * KIB, 1024 * KIB, 1024 * KIB, 528 * KIB]
     assert b"".join(chunks) == sent
 
 
@@ -49,8 +49,8 @@ async def test_chunks_end_there_after_one_that_was_handed_on_for_its_age_too(tra
     await trio.sleep(0.02)
     transfer.gather()
     assert [len(chunk) for chunk in taken(transfer)] == [100 * KIB]
-    transfer._pieces.append(more := bytes(200 * KIB))
+    transfer._pieces.append(more := bytes(1000 * KIB))
     transfer.end(None)
     chunks = taken(transfer)
-    assert [len(chunk) for chunk in chunks] == [156 * KIB, 44 * KIB]
+    assert [len(chunk) for chunk in chunks] == [924 * KIB, 76 * KIB]
     assert b"".join(chunks) == more
