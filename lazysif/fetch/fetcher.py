@@ -10,9 +10,8 @@ import logging
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
 
 import trio
 
@@ -35,6 +34,7 @@ from lazysif.errors import (
 )
 from lazysif.fetch.begun import Begun
 from lazysif.fetch.contact import Contact
+from lazysif.fetch.extent import Extent, Sink
 from lazysif.fetch.flights import Flight, FlightTable
 from lazysif.fetch.hedge import Hedge
 from lazysif.fetch.lanes import Lane, Lanes, Ticket
@@ -64,31 +64,6 @@ class FetchLimits:
     max_attempts: int = 20
     stripe_bytes: int = 0
     """Where no request may go across, see `fetch.routes`; 0 for nowhere."""
-
-
-class Sink(Protocol):
-    """Where blocks go before their readers are woken."""
-
-    def accept(self, index: int, data: Buffer) -> None: ...
-
-    async def room(self) -> None:
-        """Wait while too much is on its way to the disk."""
-        ...
-
-
-@dataclass(slots=True, eq=False)
-class Extent:
-    """Neighbouring blocks of one image that one request brings; `flights` are those still under way."""
-
-    image: Image
-    block_map: BlockMap
-    sink: Sink
-    ticket: Ticket
-    flights: dict[int, Flight] = field(default_factory=dict)
-
-    def remaining(self) -> range:
-        """From the first block still wanted to the last."""
-        return range(min(self.flights), max(self.flights) + 1)
 
 
 class Fetcher:

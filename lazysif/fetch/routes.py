@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import trio
@@ -29,8 +30,9 @@ from lazysif.core.content_range import (
 )
 from lazysif.core.names import origin_of
 from lazysif.core.rendezvous import STRIPE_BYTES, ranked
-from lazysif.errors import AccessDenied, ImageChanged, LazysifError, SourceTimeout, SourceUnavailable
+from lazysif.errors import AccessDenied, ImageChanged, LazysifError, SourceUnavailable
 from lazysif.fetch.contact import OthersServe
+from lazysif.fetch.routed_answer import Reworded, RoutedAnswer
 from lazysif.fetch.way import Way
 from lazysif.model import Answer, AnswerHead, Image, ImageId, Request, Validator
 from lazysif.telemetry import Counters
@@ -123,7 +125,7 @@ class Routes:
                         continue
                     if attempt.error is None:
                         self._blame(tries)
-                    routed = _RoutedAnswer(answer, self, way, attempt.began)
+                    routed = RoutedAnswer(answer, way, attempt.began, partial(self.stands_in, [way]))
                     yield routed
                     if not routed.broke:
                         way.worked(attempt.began)
@@ -165,7 +167,7 @@ class Routes:
         if way.mirror is not None:
             if head.status not in (200, 206):
                 raise refusal(head)
-            return _Reworded(answer, mirrors.in_own_words(head, self.base_url, way.mirror))
+            return Reworded(answer, mirrors.in_own_words(head, self.base_url, way.mirror))
         _refuse_proxy_login(way, head)
         if head.status in _TROUBLED or (head.status == 403 and way.forwarded):
             attempt.error = refusal(head)
@@ -203,7 +205,7 @@ class Routes:
             _remember(self._guards, key, found)
             held = mirrors.held_to(image, found)
         _check(answer.head, request, held)
-        return _Reworded(answer, mirrors.as_the_origin_says(answer.head, image))
+        return Reworded(answer, mirrors.as_the_origin_says(answer.head, image))
 
     def _blame(self, tries: list[_Try]) -> None:
         """Another way has answered: those that did not have themselves to blame, and not the origin."""
@@ -294,43 +296,3 @@ def _what_counts(tries: list[_Try]) -> LazysifError:
     assert error is not None
     error.why = f"{told[-1].way.name}: {error.why}"
     return error
-
-
-class _Reworded:
-    """An answer with another head."""
-
-    def __init__(self, answer: Answer, head: AnswerHead) -> None:
-        self._answer = answer
-        self.head = head
-
-    def chunks(self) -> AsyncGenerator[bytes, None]:
-        return self._answer.chunks()
-
-
-class _RoutedAnswer:
-    """An answer whose body tells how its way is."""
-
-    def __init__(self, answer: Answer, routes: Routes, way: Way, began: float) -> None:
-        self._answer = answer
-        self._routes = routes
-        self._way = way
-        self._began = began
-        self.head = answer.head
-        self.broke = False
-
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """See `model.Answer.chunks`."""
-        heard_at = trio.current_time()
-        try:
-            async with aclosing(self._answer.chunks()) as pieces:
-                async for chunk in pieces:
-                    heard_at = trio.current_time()
-                    self._way.received_bytes += len(chunk)
-                    yield chunk
-        except SourceUnavailable as error:
-            self.broke = True
-            self._way.failed(self._began, error, heard_at)
-            if isinstance(error, SourceTimeout) and self._routes.stands_in([self._way]):
-                # silence of one way is not silence of the origin (`fetch.contact`)
-                raise SourceUnavailable(f"{self._way.name}: {error.why}", origin=error.origin) from error
-            raise

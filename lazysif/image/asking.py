@@ -14,7 +14,8 @@ from lazysif.core.block_map import length, span
 from lazysif.core.guesses import Guesses, GuessLimits, gap_before
 from lazysif.core.plan import plan_extents
 from lazysif.core.readahead import Readahead
-from lazysif.fetch.fetcher import Fetcher, Sink
+from lazysif.fetch.extent import Sink
+from lazysif.fetch.fetcher import Fetcher
 from lazysif.fetch.flights import Flight
 from lazysif.image.blocks import ImageBlocks
 from lazysif.image.tracing import ImageTracing

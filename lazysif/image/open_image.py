@@ -223,7 +223,7 @@ class OpenImage:
     # --- the sink of this image's flights ---------------------------------------------------------
 
     def accept(self, index: int, data: Buffer) -> None:
-        """A block has come (`fetch.Sink`)."""
+        """A block has come (`fetch.extent.Sink`)."""
         if self.refusal is not None:
             return
         self.blocks.put(index, data)
@@ -259,7 +259,7 @@ class OpenImage:
 
 @dataclass(frozen=True, slots=True)
 class _BulkSink:
-    """Where bulk goes (`fetch.Sink`)."""
+    """Where bulk goes (`fetch.extent.Sink`)."""
 
     opened: OpenImage
     landed: Callable[[int], None]
