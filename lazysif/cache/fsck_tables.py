@@ -9,13 +9,20 @@ from pathlib import Path
 from lazysif.cache.fsck_database import DamagedDatabase, DatabaseView
 from lazysif.cache.fsck_repair import DiscardTable, Repair, StrikeRecords
 from lazysif.cache.fsck_report import Kind, Report
-from lazysif.cache.table_file import DIGEST_BYTES, RECORD_BYTES, TABLES, binding, open_table, parse_name
+from lazysif.cache.table_file import (
+    DIGEST_BYTES,
+    EMPTY_RECORD,
+    RECORD_BYTES,
+    TABLES,
+    binding,
+    open_table,
+    parse_name,
+)
 from lazysif.cache.trouble import StoreTrouble, judge
 from lazysif.model import Digest
 
 _ROWS = 512
 _PIECE_RECORDS = 1024
-_EMPTY = bytes(RECORD_BYTES)
 
 
 class TableSurvey:
@@ -82,7 +89,7 @@ class TableSurvey:
         sound: list[tuple[int, bytes]] = []
         for position in range(0, len(records) - RECORD_BYTES + 1, RECORD_BYTES):
             record = records[position : position + RECORD_BYTES]
-            if record == _EMPTY:
+            if record == EMPTY_RECORD:
                 continue
             index = first + position // RECORD_BYTES
             believed = record[DIGEST_BYTES:] == binding(image, index, record[:DIGEST_BYTES])

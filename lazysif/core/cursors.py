@@ -102,8 +102,8 @@ class CursorPath:
         for cursor in self.cursors:
             cursor.strayed += cursor is not moved
         self.cursors = [cursor for cursor in self.cursors if cursor.strayed < self._limits.stray]
-        if moved is not None and position is not None:
-            moved.move(position, touched, self._length)
+        if moved is not None:
+            moved.move(self.place[block], touched, self._length)
 
     def _cursor_at(self, position: int) -> Cursor:
         """The cursor that a touch at this position moves: one that it is near to, or a new one."""

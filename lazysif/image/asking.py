@@ -116,7 +116,7 @@ class Asking:
         if not wanted:
             return {}
         if not self._image.ranges:
-            return self._by_block(self.start_whole(wanted, self._sink))
+            return self._by_block(self._start_whole(wanted, self._sink))
         limits, needed = self._limits, set(wanted)
         gap = self._gap(needed)
         guessed_bytes = 0 if self._following else limits.guesses.most_bytes
@@ -226,10 +226,10 @@ class Asking:
     def start_bulk(self, blocks: range, sink: Sink) -> list[Flight]:
         """Start one extent of missing neighbours that nobody waits for."""
         if not self._image.ranges:
-            return self.start_whole(blocks, sink)
+            return self._start_whole(blocks, sink)
         return self._fetcher.start(self._image, self._block_map, blocks, sink, demand=False, bulk=True)
 
-    def start_whole(self, indices: Iterable[int], sink: Sink) -> list[Flight]:
+    def _start_whole(self, indices: Iterable[int], sink: Sink) -> list[Flight]:
         """An origin without ranges sends everything: one flight for each block that is not there yet."""
         wanted = set(indices)
         missing = [i for i in range(self._block_map.count) if i in wanted or self.is_missing(i)]

@@ -214,12 +214,6 @@ class OpenImage:
         """
         return self.asking.start_bulk(blocks, _BulkSink(self, landed))
 
-    def accept_unread(self, index: int, data: Buffer) -> None:
-        """As `accept`, for a block that nobody reads soon: it drives nothing out of memory."""
-        if self.refusal is not None:
-            return
-        self.blocks.put(index, data, unread=True)
-
     # --- the sink of this image's flights ---------------------------------------------------------
 
     def accept(self, index: int, data: Buffer) -> None:
@@ -229,8 +223,8 @@ class OpenImage:
         self.blocks.put(index, data)
         self._give_ahead(index)
 
-    async def room(self, size_bytes: int = 1) -> None:
-        await self.blocks.room(size_bytes)
+    async def room(self) -> None:
+        await self.blocks.room()
 
     # --- the image as a whole ---------------------------------------------------------------------
 
@@ -265,8 +259,9 @@ class _BulkSink:
     landed: Callable[[int], None]
 
     def accept(self, index: int, data: Buffer) -> None:
-        self.opened.accept_unread(index, data)
+        if self.opened.refusal is None:
+            self.opened.blocks.put(index, data, unread=True)
         self.landed(len(data))
 
     async def room(self) -> None:
-        await self.opened.room(_BULK_ROOM)
+        await self.opened.blocks.room(_BULK_ROOM)
