@@ -9,16 +9,15 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from bench.big_image import numeric_sif
+from bench.coldwarm.images import IMAGES, image_of, say
 from bench.coldwarm.jobs import JOBS, JobFailed
 from bench.coldwarm.line import PROFILES
 from bench.coldwarm.measure import HERD_SYSTEMS, Plan, measure
 from bench.coldwarm.report import SYSTEMS
 from bench.coldwarm.results import Results
-from bench.images import CannotBuild, default_directory, real_sif
+from bench.images import CannotBuild
 
 RESULTS = Path(__file__).parents[1] / "results"
-IMAGES = {"small": real_sif, "big": numeric_sif}
 
 
 def main() -> int:
@@ -33,7 +32,7 @@ def main() -> int:
         results.load()
     try:
         if not options.report:
-            measure(plan, IMAGES[options.image](default_directory(), say), results, say)
+            measure(plan, image_of(options.image), results, say)
     except (
         CannotBuild,
         JobFailed,
@@ -86,10 +85,6 @@ def listed(known: Iterable[str]) -> Callable[[str], list[str]]:
         return [name for name in known if name in chosen]
 
     return names
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from bench.coldwarm.__main__ import IMAGES, say
+from bench.coldwarm.images import IMAGES, image_of, say
 from bench.coldwarm.jobs import JOBS, JobFailed, drop_page_cache, start_s
 from bench.coldwarm.lazy import OFFERED_S, TRACES, WRITTEN_S, mount_at
 from bench.coldwarm.line import PROFILES, Profile
-from bench.images import CannotBuild, default_directory
+from bench.images import CannotBuild
 from bench.nginx import Nginx
 from lazysif.traces.trace_file import read_trace
 
@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--image", choices=IMAGES, default="big")
     options = parser.parse_args()
     try:
-        image = IMAGES[options.image](default_directory(), say)
+        image = image_of(options.image)
         with tempfile.TemporaryDirectory(prefix="lazysif-bench-") as work:
             warm_s, touched_s, block_bytes = recorded(image, options.job, Path(work))
         drop_page_cache()

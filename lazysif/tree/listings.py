@@ -1,25 +1,20 @@
 """Listings of directories: asked at the origin once at a time, believed for a while, and what they say of names that
 they lack.
-
-A listing runs in the daemon's nursery, so that a kernel request that gives up neither ends it nor hands its
-cancellation to the others who wait for it.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 
 import trio
 
-from lazysif.errors import LazysifError, NoSuchEntry, SourceError
+from lazysif.errors import LazysifError, NoSuchEntry
 from lazysif.fetch.remote import Remote
 from lazysif.model import DirectoryEntry
+from lazysif.tree.asked_once import AskedOnce, Question
 from lazysif.tree.meaning import Answer, Key, Meaning
 from lazysif.tree.name_cache import NameCache
-
-log = logging.getLogger(__name__)
 
 _MAX_LISTINGS = 256
 _PROOFS = 64
@@ -29,35 +24,29 @@ _OLD_LISTING_S = 0.5
 """How long an origin that has been silent for a second keeps `ls` waiting where an older listing is at hand."""
 
 
+_Entries = tuple[DirectoryEntry, ...] | None
+
+
 @dataclass(slots=True)
 class _Listed:
     """A listing that was given; `proofs` counts the missing names that it lacks, -1 once it lacked another."""
 
     until: float
-    entries: tuple[DirectoryEntry, ...] | None
+    entries: _Entries
     names: frozenset[str]
     proofs: int = 0
-
-
-class _Listing:
-    """One directory being listed; whoever needs it waits for `done`."""
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.answer: tuple[DirectoryEntry, ...] | LazysifError | None = None
 
 
 class Listings:
     """Args: known: what was resolved lately; a listing that hides some of it is not believed about the others."""
 
     def __init__(self, nursery: trio.Nursery, known: NameCache) -> None:
-        self._nursery = nursery
         self._known = known
-        self._underway: dict[Key, _Listing] = {}
+        self._listings = AskedOnce[_Entries](nursery, "listing")
         self._given: OrderedDict[Key, _Listed] = OrderedDict()
         self._misses_of: Counter[Key] = Counter()
 
-    async def entries(self, remote: Remote, path: str) -> tuple[DirectoryEntry, ...] | None:
+    async def entries(self, remote: Remote, path: str) -> _Entries:
         """The origin's listing of a directory, at most `revalidate_s` old; None where it gives none.
 
         Raises:
@@ -67,47 +56,32 @@ class Listings:
         listed = self._given.get(key)
         if listed is not None and listed.until > trio.current_time():
             return listed.entries
-        asked_before = key in self._underway
+        asked_before = self._listings.under_way(remote, path)
         listing = self._start(remote, path)
         if listed is not None and remote.contact.doubtful:
             with trio.move_on_after(0.0 if asked_before else _OLD_LISTING_S):
                 await listing.done.wait()
             if not listing.done.is_set():
                 return listed.entries
-        await listing.done.wait()
-        if isinstance(listing.answer, LazysifError):
-            if listed is not None and listing.answer.temporary:
-                return listed.entries
-            raise listing.answer.with_traceback(None)
-        return listing.answer
-
-    def _start(self, remote: Remote, path: str) -> _Listing:
-        """The listing that is under way, or a new one."""
-        key = (remote.name, path)
-        listing = self._underway.get(key)
-        if listing is None:
-            listing = self._underway[key] = _Listing()
-            self._misses_of.pop(key, None)
-            self._nursery.start_soon(self._list, remote, path, listing, name=f"list {remote.name}/{path}")
-        return listing
-
-    async def _list(self, remote: Remote, path: str, listing: _Listing) -> None:
-        key = (remote.name, path)
-        listing.answer = SourceError("the listing was broken off")
         try:
-            listing.answer = await remote.list(path)
-            self._note(remote, path, listing.answer)
+            return await listing.answer()
         except LazysifError as error:
-            listing.answer = error
-        except Exception:
-            log.exception(
-                "listing of %s in %s failed in an unexpected way", path, remote.name or "the remote"
-            )
-        finally:
-            del self._underway[key]
-            listing.done.set()
+            if listed is not None and error.temporary:
+                return listed.entries
+            raise
 
-    def _note(self, remote: Remote, path: str, entries: tuple[DirectoryEntry, ...] | None) -> None:
+    def _start(self, remote: Remote, path: str) -> Question[_Entries]:
+        """The listing that is under way, or a new one."""
+        if not self._listings.under_way(remote, path):
+            self._misses_of.pop((remote.name, path), None)
+        return self._listings.start(remote, path, self._list)
+
+    async def _list(self, remote: Remote, path: str) -> _Entries:
+        entries = await remote.list(path)
+        self._note(remote, path, entries)
+        return entries
+
+    def _note(self, remote: Remote, path: str, entries: _Entries) -> None:
         key = (remote.name, path)
         names = frozenset(entry.name for entry in entries or ())
         hides = not names.issuperset(self._known.below(remote.name, path))

@@ -2,9 +2,6 @@
 
 A while is as long for many daemons as for one: what a predecessor was told holds for the rest of its time. An upgrade
 or a crash on a thousand nodes asks their origin nothing, and a start behind it waits for no round trip.
-
-Resolutions run in the daemon's nursery, so that a kernel request that gives up neither ends one nor hands its
-cancellation to the others who wait for the same name.
 """
 
 from __future__ import annotations
@@ -17,10 +14,11 @@ import trio
 
 from lazysif.core.confirmation import Moment, left_of
 from lazysif.core.names import has_image_suffix
-from lazysif.errors import AccessDenied, LazysifError, NoSuchEntry, SourceError
+from lazysif.errors import AccessDenied, LazysifError, NoSuchEntry
 from lazysif.fetch.probe import FoundDirectory, FoundImage
 from lazysif.fetch.remote import Remote
 from lazysif.model import DirectoryEntry, EntryKind, Image, ValidatorKind
+from lazysif.tree.asked_once import AskedOnce
 from lazysif.tree.clocks import present
 from lazysif.tree.listings import Listings
 from lazysif.tree.meaning import Answer, Key, Meaning
@@ -32,14 +30,6 @@ log = logging.getLogger(__name__)
 _ERROR_S = 1.0
 """How long a failed look-up is repeated without asking: a storm of stats costs one request a second."""
 _DOUBT_S = 2.0
-
-
-class _Resolution:
-    """One name being asked for; whoever needs it waits for `done`."""
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.answer: Answer = NoSuchEntry("not resolved")
 
 
 class Names:
@@ -66,7 +56,7 @@ class Names:
         self._keep = keep
         self._present = present
         self._threads = trio.CapacityLimiter(1)
-        self._underway: dict[Key, _Resolution] = {}
+        self._resolutions = AskedOnce[Answer](nursery, "look-up")
         self._doubted: set[Key] = set()
         """Whatever the state directory says until it has heard of the doubt."""
 
@@ -81,39 +71,19 @@ class Names:
         if answer is None:
             if self._known.last(key) is None and self._listings.lacks(key):
                 raise NoSuchEntry("the origin's listing has no such name")
-            resolution = self._start(remote, path)
-            await resolution.done.wait()
-            answer = resolution.answer
+            answer = await self._resolutions.start(remote, path, self._resolve).answer()
         if isinstance(answer, LazysifError):
             raise answer.with_traceback(None)
         return answer
 
-    def _start(self, remote: Remote, path: str) -> _Resolution:
-        """The resolution that is under way, or a new one."""
+    async def _resolve(self, remote: Remote, path: str) -> Answer:
+        """Ask, and believe the answer for its time."""
         key = (remote.name, path)
-        resolution = self._underway.get(key)
-        if resolution is None:
-            resolution = self._underway[key] = _Resolution()
-            self._nursery.start_soon(
-                self._run, remote, path, resolution, name=f"resolve {remote.name}/{path}"
-            )
-        return resolution
-
-    async def _run(self, remote: Remote, path: str, resolution: _Resolution) -> None:
-        key = (remote.name, path)
-        resolution.answer = SourceError("the look-up was broken off")
-        try:
-            resolution.answer, valid_s = await self._ask(remote, path)
-            self._doubted.discard(key)
-            self._known.believe(key, resolution.answer, valid_s)
-            self._listings.judge(remote, path, resolution.answer)
-        except Exception:
-            log.exception(
-                "look-up of %s in %s failed in an unexpected way", path, remote.name or "the remote"
-            )
-        finally:
-            del self._underway[key]
-            resolution.done.set()
+        answer, valid_s = await self._ask(remote, path)
+        self._doubted.discard(key)
+        self._known.believe(key, answer, valid_s)
+        self._listings.judge(remote, path, answer)
+        return answer
 
     async def _ask(self, remote: Remote, path: str) -> tuple[Answer, float]:
         """The answer and for how many seconds it holds."""
