@@ -23,10 +23,14 @@ from lazysif.cache.trouble import StoreTrouble
 from lazysif.cache.write_behind import BatchReport, write_batch, write_tables
 from lazysif.cache.writer_thread import WriterThread
 from lazysif.core.disk_health import Trouble
+from lazysif.core.eviction import plan_eviction
 from lazysif.errors import LazysifError
 from lazysif.telemetry import Counters
 
 log = logging.getLogger(__name__)
+
+_ROOM_BYTES = 1 << 20
+"""What must fit before a full disk counts as well again: a few blocks."""
 
 
 class DiskWriter:
@@ -114,9 +118,7 @@ class DiskWriter:
 
     async def _write(self, *, flush_all: bool) -> None:
         """One round of the writer thread: the next batch, and with `flush_all` what else has gathered."""
-        # a batch that is larger than what may be cached is not written at all (`plan_eviction`)
-        batch_bytes = min(self._settings.batch_bytes, self._settings.limit_bytes // 8)
-        work = self._backlog.take(batch_bytes, with_uses=flush_all)
+        work = self._backlog.take(self._batch_bytes, with_uses=flush_all)
         if work.empty and not flush_all:
             return
         call = partial(self._write_in_thread, work, chore=flush_all)
@@ -144,10 +146,17 @@ class DiskWriter:
             self._store.do_chore()
         return report
 
+    @property
+    def _batch_bytes(self) -> int:
+        """A batch that is larger than what may be cached is not written at all (`plan_eviction`)."""
+        return min(self._settings.batch_bytes, self._settings.limit_bytes // 8)
+
     def _note_written(self, report: BatchReport) -> None:
         self.free_bytes = report.free_bytes
         self._counters.frames_evicted += report.evicted
         self._counters.cache_dropped_writes += report.skipped
+        if report.disk_full:
+            self._access.failed(Trouble.FULL)
 
     async def _write_tables(self) -> None:
         jobs = self._tables.take_dirty()
@@ -180,6 +189,7 @@ class DiskWriter:
 
         def attempt() -> bool:
             self._store.probe()
+            self._check_room()
             self._tables.prepare()
             return True
 
@@ -195,3 +205,15 @@ class DiskWriter:
         if await self._thread.run(attempt, self._settings.write_timeout_s, refusals):
             self._access.health.recovered(trio.current_time())
             log.info("cache directory %s is in use again (was %s)", self._settings.directory, before)
+
+    def _check_room(self) -> None:
+        """In the writer thread. Raises: StoreTrouble: blocks would be passed over for want of free space."""
+        plan = plan_eviction(
+            used_bytes=self._store.used_bytes,
+            limit_bytes=self._settings.limit_bytes,
+            disk_free_bytes=self._store.free_bytes(),
+            floor_bytes=self._settings.min_free_bytes,
+            incoming_bytes=min(_ROOM_BYTES, self._batch_bytes),
+        )
+        if plan.disk_full:
+            raise StoreTrouble(Trouble.FULL, "less is free than is to be left free")

@@ -116,11 +116,13 @@ class BatchReport:
         evicted: frames that went.
         skipped: blocks that were not written for want of space.
         free_bytes: free space of the file system afterwards.
+        disk_full: blocks are passed over because the file system has too little, not because the cache is small.
     """
 
     evicted: int
     skipped: int
     free_bytes: int
+    disk_full: bool
 
 
 def write_batch(
@@ -162,7 +164,7 @@ def write_batch(
     evicted = store.evict(plan.free_bytes)
     if frames and plan.write:
         store.write_many(frames)
-    return BatchReport(evicted, 0 if plan.write else len(batch), store.free_bytes())
+    return BatchReport(evicted, 0 if plan.write else len(batch), store.free_bytes(), plan.disk_full)
 
 
 def write_tables(jobs: Iterable[TableJob]) -> list[tuple[TableJob, bool]]:

@@ -20,10 +20,12 @@ class EvictionPlan:
     Args:
         free_bytes: bytes of frames to evict, 0 for none.
         write: False where the write is to be skipped.
+        disk_full: True where that is for want of free space, whatever the limit allows.
     """
 
     free_bytes: int
     write: bool
+    disk_full: bool = False
 
 
 def low_mark(limit_bytes: int) -> int:
@@ -61,6 +63,6 @@ def plan_eviction(
     if needed > used_bytes:
         # A limit that was lowered below what is held is obeyed even when the write itself can never fit.
         excess = used_bytes - limit_bytes
-        return EvictionPlan(max(excess, 0), write=False)
+        return EvictionPlan(max(excess, 0), write=False, disk_full=under_floor > used_bytes)
     slack = limit_bytes - low_mark(limit_bytes)
     return EvictionPlan(min(needed + min(slack, step_bytes), used_bytes), write=True)

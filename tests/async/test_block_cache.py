@@ -10,6 +10,7 @@ import trio.testing
 from lazysif.cache.block_cache import BlockCache
 from lazysif.cache.cache_settings import CacheSettings
 from lazysif.cache.memory import MemoryTier
+from lazysif.cache.store import FrameStore
 from lazysif.cache.write_behind import WriteQueue
 from lazysif.core.disk_health import DiskState
 from lazysif.errors import LocalDirectoryError
@@ -299,6 +300,27 @@ async def test_no_more_room_than_the_floor_leaves_serves_uncached(tmp_path):
         await written(cache)
         assert counters.cache_dropped_writes == 1
         assert not value_files(tmp_path)
+
+
+async def test_a_disk_below_its_floor_is_full_until_there_is_room(tmp_path, monkeypatch):
+    """Regression: blocks were passed over in silence, and whoever filled the cache went on fetching."""
+    counters = Counters()
+    free = {"bytes": 5 * MIB}
+    monkeypatch.setattr(FrameStore, "free_bytes", lambda _: free["bytes"])
+    async with running(
+        tmp_path, counters, min_free_bytes=4 * MIB, batch_bytes=2 * MIB, longest_pause_s=0.05
+    ) as cache:
+        free["bytes"] = 3 * MIB
+        cache.put(digest_of(block(1)), block(1))
+        await eventually(lambda: cache.status().trouble == "full")
+        assert counters.cache_write_errors == 0, "nothing was refused"
+        await trio.sleep(0.3)
+        assert cache.status().state is DiskState.UNSTABLE, "a probe of a page succeeds, and is not enough"
+        free["bytes"] = 7 * MIB
+        await eventually(lambda: cache.status().state is DiskState.NORMAL)
+        (digest,) = await fill(cache, [block(2)])
+        assert len(value_files(tmp_path)) == 1
+        assert await cache.load([digest]) == {digest: block(2)}
 
 
 async def test_a_second_cache_in_one_directory_is_refused(tmp_path):

@@ -188,6 +188,17 @@ async def test_more_than_the_cache_may_hold_is_not_begun(tmp_path: Path, origin:
         assert origin.requests == []
 
 
+async def test_a_disk_without_room_is_not_fetched_for(tmp_path: Path, origin: FakeTransport) -> None:
+    """Regression: all of it was brought three times, and none of it kept."""
+    async with (
+        world(tmp_path, origin, limits=LIMITS, cache={"min_free_bytes": 2**60}) as life,
+        opened(life) as one,
+    ):
+        with pytest.raises(LocalDirectoryError, match=r"the cache is unstable \(full\)"):
+            await fill(life, one)
+        assert len(asked_blocks(origin)) <= COUNT
+
+
 async def test_a_sick_cache_takes_nothing(tmp_path: Path, origin: FakeTransport) -> None:
     async with world(tmp_path, origin, limits=LIMITS) as life, opened(life) as one:
 

@@ -19,7 +19,9 @@ PLENTY = 10**12
             100, 500, 450, 60, EvictionPlan(60, True), id="under the floor: what is missing and slack"
         ),
         pytest.param(100, 500, 440, 60, EvictionPlan(0, True), id="exactly at the floor"),
-        pytest.param(100, 0, 500, 60, EvictionPlan(0, False), id="others filled the disk: nothing in vain"),
+        pytest.param(
+            100, 0, 500, 60, EvictionPlan(0, False, True), id="others filled the disk: nothing in vain"
+        ),
         pytest.param(0, PLENTY, 0, 1001, EvictionPlan(0, False), id="larger than the limit"),
         pytest.param(1500, PLENTY, 0, 0, EvictionPlan(550, True), id="limit was lowered"),
         pytest.param(
