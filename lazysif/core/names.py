@@ -86,7 +86,13 @@ def has_image_suffix(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def _host_and_port(parts: SplitResult) -> str:
+def host_and_port(url: str) -> tuple[str, int]:
+    """Whom a URL of HTTP leads to: host, "" if it names none, and effective port. Raises: ValueError: not a URL."""
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0)
+
+
+def _netloc(parts: SplitResult) -> str:
     """Lower case, without userinfo, without the scheme's own port."""
     netloc = parts.netloc.rpartition("@")[2].lower()
     port = _PORTS.get(parts.scheme)
@@ -105,7 +111,7 @@ def origin_of(url: str) -> str:
     except ValueError:
         return "(not a URL)"
     path = _SECRET_PART.sub(r"\1(secret)", parts.path)
-    return SplitResult(parts.scheme, _host_and_port(parts), path, "", "").geturl()
+    return SplitResult(parts.scheme, _netloc(parts), path, "", "").geturl()
 
 
 @lru_cache(maxsize=_KEPT_ANSWERS)
@@ -115,11 +121,11 @@ def same_origin(a: str, b: str) -> bool:
     False for anything that is not an http or https URL.
     """
     try:
-        first, second = urlsplit(a), urlsplit(b)
-        origins = [(p.scheme, p.hostname, p.port or _PORTS.get(p.scheme, 0)) for p in (first, second)]
+        schemes = [urlsplit(url).scheme for url in (a, b)]
+        hosts = [host_and_port(url) for url in (a, b)]
     except ValueError:
         return False
-    return origins[0] == origins[1] and first.scheme in _PORTS and bool(first.hostname)
+    return schemes[0] == schemes[1] and schemes[0] in _PORTS and hosts[0] == hosts[1] and bool(hosts[0][0])
 
 
 def is_named_host(netloc: str, hosts: Iterable[str]) -> bool:

@@ -15,7 +15,7 @@ from lazysif.config.remote import RemoteConfig
 from lazysif.core.content_range import IsFile, http_date_s, judge_probe
 from lazysif.core.diagnosis import origins as diagnosis
 from lazysif.core.diagnosis.finding import Finding, note, problem
-from lazysif.core.names import has_image_suffix, origin_of
+from lazysif.core.names import has_image_suffix, host_and_port, origin_of
 from lazysif.doctor.ways import goes_straight
 from lazysif.errors import AccessDenied, LazysifError, NoSuchEntry
 from lazysif.model import AnswerHead, ByteRange, EntryKind, Registry, Request, Transport, ValidatorKind
@@ -40,8 +40,7 @@ def origin(remote: RemoteConfig, image: str | None) -> Iterator[Finding]:
     if not base_url:  # of many hosts
         yield from trio.run(_answers, remote, name, "the origin", image)
         return
-    parts = urlsplit(base_url)
-    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    host, port = host_and_port(base_url)
     if not goes_straight(remote):
         yield from trio.run(_answers, remote, name, host, image)
         return
@@ -54,7 +53,7 @@ def origin(remote: RemoteConfig, image: str | None) -> Iterator[Finding]:
         step = f"no connection to port {port} of {host}"
         with _connected(addresses) as plain:
             connected_s = time.monotonic()
-            if parts.scheme == "https":
+            if urlsplit(base_url).scheme == "https":
                 step = f"no TLS with {host}"
                 with _tls_context(remote).wrap_socket(plain, server_hostname=host):
                     tls_s = time.monotonic() - connected_s

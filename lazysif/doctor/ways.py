@@ -6,7 +6,6 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import urlsplit
 
 import trio
 
@@ -16,7 +15,7 @@ from lazysif.core.content_range import IsFile, judge_probe
 from lazysif.core.diagnosis.finding import Finding, note, ok, problem
 from lazysif.core.diagnosis.origins import connection
 from lazysif.core.mirrors import on_mirror, same_version
-from lazysif.core.names import has_image_suffix, origin_of
+from lazysif.core.names import has_image_suffix, host_and_port, origin_of
 from lazysif.errors import LazysifError
 from lazysif.fetch.routes import Routes
 from lazysif.fetch.way import Way
@@ -51,8 +50,7 @@ def ways(remote: RemoteConfig, image: str | None) -> Iterator[Finding]:
 
 
 def _connection(check: str, url: str) -> Finding:
-    parts = urlsplit(url)
-    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    host, port = host_and_port(url)
     began_s = time.monotonic()
     try:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

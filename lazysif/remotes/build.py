@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from lazysif.config.kinds import HttpRemote
 from lazysif.config.remote import RemoteConfig
 from lazysif.config.tables import Config, LimitsConfig
-from lazysif.core.names import origin_of
+from lazysif.core.names import host_and_port, origin_of
 from lazysif.fetch.contact import Contact, WatchedTransport
 from lazysif.fetch.fetcher import Fetcher, FetchLimits
 from lazysif.fetch.flights import FlightTable
@@ -68,6 +69,9 @@ class RemoteBuilder:
         transport = WatchedTransport(sender, contact)
         registry = source.make_registry(transport)
         self._nursery.start_soon(transport.watch, remote.stall_timeout, name=f"watch of {remote.name}")
+        if self._engine is not None and routes is None and isinstance(remote, HttpRemote):
+            # autofs makes a mount because a job wants it: its look-up is a round trip shorter
+            self._nursery.start_soon(self._engine.expect, *host_and_port(source.base_url))
         fetcher = Fetcher(
             self._nursery,
             transport,

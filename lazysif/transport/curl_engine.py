@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+import socket
 import threading
 import time
 from collections import deque
@@ -70,6 +71,16 @@ class CurlEngine:
         else:
             self.call(lambda: self._add(transfer))
         return transfer
+
+    async def expect(self, host: str, port: int) -> None:
+        """Begin a connection for a request that may come within `spare_sockets.KEPT_S`. Never raises."""
+        try:
+            found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            log.debug("no connection is begun to %s: %s", host, error)
+            return
+        address, its_port = found[0][4][:2]
+        self.call(lambda: self.spare.open((str(address), int(its_port)), 1))
 
     def call(self, what: Callable[[], None]) -> None:
         """Have something done on the engine's thread, in the order of the calls."""

@@ -10,6 +10,7 @@ from contextlib import aclosing
 import pytest
 import trio
 
+from lazysif.core.names import host_and_port
 from lazysif.model import ByteRange, Request
 from lazysif.transport.curl_engine import CurlEngine
 from lazysif.transport.curl_transport import CurlTransport
@@ -100,6 +101,24 @@ async def fetch(transport: CurlTransport, url: str, wanted: ByteRange, followed_
     request = Request(url, byte_range=wanted, stall_s=5.0, total_s=10.0, anew=True, followed_by=followed_by)
     async with transport.send(request) as answer, aclosing(answer.chunks()) as chunks:
         return b"".join([chunk async for chunk in chunks])
+
+
+async def test_a_request_that_was_expected_finds_its_connection(engine: CurlEngine) -> None:
+    with RawOrigin({"/a": DATA}) as origin:
+        await engine.expect(*host_and_port(origin.url))
+        with trio.fail_after(5):
+            while origin.connection_count < 1:  # noqa: ASYNC110 - no event tells of it
+                await trio.sleep(0.01)
+        transport = CurlTransport(origin.url, engine)
+        assert await fetch(transport, origin.url + "/a", ByteRange(0, 100)) == DATA[:100]
+        assert origin.connection_count == 1
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "x" * 70 + ".org"])
+async def test_who_cannot_be_found_is_not_expected(engine: CurlEngine, host: str) -> None:
+    await engine.expect(host, 80)
+    assert engine.alive
+    assert len(engine.spare) == 0
 
 
 async def test_requests_that_follow_use_connections_made_beside_the_first(engine: CurlEngine) -> None:
