@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NewType, Protocol
+from typing import NewType, Protocol, Self
 
 InodeNumber = NewType("InodeNumber", int)
 ImageId = NewType("ImageId", str)
@@ -18,6 +18,19 @@ Digest = NewType("Digest", bytes)
 """The 32 bytes of BLAKE3 over a block's plain content."""
 Buffer = bytes | memoryview
 """Read-only content of a block or a part of one."""
+
+
+class Hashed(bytes):
+    """Bytes with their digest, made where there was time for it; pass for their bytes wherever nobody looks."""
+
+    digest: Digest
+
+    @classmethod
+    def of(cls, data: bytes, digest: Digest) -> Self:
+        """Args: digest: of just these bytes; whoever makes it is believed."""
+        hashed = cls(data)
+        hashed.digest = digest
+        return hashed
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -168,7 +181,8 @@ class Request:
             means.
         again: the same request is under way and late: this one goes another way, where there is one.
         once: it is counted (`Location.once`): not to be sent again to see whether the origin is back.
-        bulk: nobody waits for it: its bytes may come in large pieces, a moment late.
+        bulk: nobody waits for it: its bytes may come in pieces of this size, `Hashed`, a moment late; 0 for what
+            somebody waits for.
         followed_by: so many requests follow its answer at once, to the same place: their connections may be made
             beside it.
     """
@@ -183,7 +197,7 @@ class Request:
     image: Image | None = None
     again: bool = False
     once: bool = False
-    bulk: bool = False
+    bulk: int = 0
     followed_by: int = 0
 
 

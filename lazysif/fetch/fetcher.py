@@ -16,7 +16,7 @@ from functools import partial
 import trio
 
 from lazysif.core.block_cutter import BlockCutter
-from lazysif.core.block_map import BlockMap, extent_range
+from lazysif.core.block_map import BlockMap, extent_range, length
 from lazysif.core.content_range import (
     check_range_answer,
     check_whole_answer,
@@ -250,7 +250,7 @@ class Fetcher:
             total_s=max(total_s, 0.1),
             image=image,
             once=location.once,
-            bulk=extent.ticket.lane is Lane.BULK,
+            bulk=length(extent.block_map, blocks.start) if extent.ticket.lane is Lane.BULK else 0,
         )
         self._counters.fetch_requests += 1
         async with self._answer(request, image, in_haste=extent.ticket.demand) as answer:

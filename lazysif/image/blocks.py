@@ -9,7 +9,7 @@ from blake3 import blake3
 from lazysif.cache.block_cache import BlockCache
 from lazysif.cache.block_table import BlockTable
 from lazysif.core.block_map import BlockMap, length
-from lazysif.model import Buffer, Digest
+from lazysif.model import Buffer, Digest, Hashed
 from lazysif.telemetry import Counters
 
 
@@ -106,7 +106,7 @@ class ImageBlocks:
 
         Args: unread: nobody reads it soon, so that it drives nothing out of memory.
         """
-        digest = Digest(blake3(data).digest())
+        digest = data.digest if isinstance(data, Hashed) else Digest(blake3(data).digest())
         self._cache.put(digest, data, pinned=index in self._pinned, unread=unread)
         self._table.set(index, digest)
 

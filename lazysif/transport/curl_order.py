@@ -80,7 +80,7 @@ class Order:
     refuses: Callable[[str], bool] | None = None
     client: ClientCertificate | None = None
     proxy: Proxy | None = None
-    bulk: bool = False
+    bulk: int = 0
     followed_by: int = 0
 
 

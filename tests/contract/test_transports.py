@@ -48,7 +48,7 @@ class InBulk:
         return getattr(self._transport, name)
 
     def send(self, request: Request) -> AbstractAsyncContextManager[Answer]:
-        return self._transport.send(replace(request, bulk=True))
+        return self._transport.send(replace(request, bulk=1 << 16))
 
 
 @pytest.fixture(params=["httpx", "curl", "curl in bulk"])
