@@ -58,9 +58,9 @@ class BulkTransfer(Transfer):
             len(self._whole) * self.order.bulk >= _WOKEN_BYTES or time.monotonic() >= self._since + _LATE_S
         ):
             self._hand_over_whole()
-        if self._waiting >= self.most_waiting and not self._paused and self._handle is not None:
+        if self._waiting > self.most_waiting and not self._paused and self._handle is not None:
             self._paused = True
-            if self._waiting >= self.most_waiting:
+            if self._waiting > self.most_waiting:
                 self._handle.setopt(pycurl.WRITEFUNCTION, _refuse)
             else:
                 self._paused = False

@@ -62,6 +62,7 @@ class Transfer:
         self._received = 0
         self._taken = 0
         self._paused = False
+        self._asked_to_resume = False
         self._original: socket.socket | None = None
         self._stands = False
         """The socket that libcurl was given last, and whether it is connected."""
@@ -100,7 +101,8 @@ class Transfer:
             return None
         data = self._chunks.popleft()
         self._taken += len(data)
-        if self._paused and self._waiting < self.most_waiting // 2:
+        if self._paused and not self._asked_to_resume and self._waiting < self.most_waiting // 2:
+            self._asked_to_resume = True
             self._engine.call(self._resume)
         return data
 
@@ -236,6 +238,7 @@ class Transfer:
         self._notify()
 
     def _resume(self) -> None:
+        self._asked_to_resume = False
         if self._paused and not self._over and self._handle is not None:
             self._paused = False
             self.heard_at = time.monotonic()
