@@ -6,6 +6,7 @@ another. Whatever an origin does, wrong bytes are never served; docs/origin-beha
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -328,7 +329,8 @@ class PlainSpeaker:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            with connection:
+            # a client may be gone before it is answered
+            with connection, contextlib.suppress(ConnectionError):
                 connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
                 connection.recv(4096)
 
