@@ -20,10 +20,9 @@ from lazysif.cache.disk_access import DiskAccess
 from lazysif.cache.lane import ThreadLane
 from lazysif.cache.store import FrameStore
 from lazysif.cache.trouble import StoreTrouble
-from lazysif.cache.write_behind import BatchReport, write_batch, write_tables
+from lazysif.cache.write_behind import BatchReport, plan_room, write_batch, write_tables
 from lazysif.cache.writer_thread import WriterThread
 from lazysif.core.disk_health import Trouble
-from lazysif.core.eviction import plan_eviction
 from lazysif.errors import LazysifError
 from lazysif.telemetry import Counters
 
@@ -208,12 +207,11 @@ class DiskWriter:
 
     def _check_room(self) -> None:
         """In the writer thread. Raises: StoreTrouble: blocks would be passed over for want of free space."""
-        plan = plan_eviction(
-            used_bytes=self._store.used_bytes,
+        plan = plan_room(
+            self._store,
+            min(_ROOM_BYTES, self._batch_bytes),
             limit_bytes=self._settings.limit_bytes,
-            disk_free_bytes=self._store.free_bytes(),
             floor_bytes=self._settings.min_free_bytes,
-            incoming_bytes=min(_ROOM_BYTES, self._batch_bytes),
         )
         if plan.disk_full:
             raise StoreTrouble(Trouble.FULL, "less is free than is to be left free")

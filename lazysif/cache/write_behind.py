@@ -12,7 +12,7 @@ from functools import partial
 from lazysif.cache.block_table import TableJob
 from lazysif.cache.frame import HEADER_BYTES, pieces, worth_packing
 from lazysif.cache.store import FrameStore
-from lazysif.core.eviction import plan_eviction
+from lazysif.core.eviction import EvictionPlan, plan_eviction
 from lazysif.model import Buffer, Digest
 
 _ROW_BYTES = 512
@@ -154,17 +154,23 @@ def write_batch(
         group = batch[start : start + _SAMPLED_TOGETHER]
         packed = worth_packing(block.data for block in group)
         frames += [(b.digest, partial(pieces, b.digest, b.data, packed=packed), b.pinned) for b in group]
-    plan = plan_eviction(
-        used_bytes=store.used_bytes,
-        limit_bytes=limit_bytes,
-        disk_free_bytes=store.free_bytes(),
-        floor_bytes=floor_bytes,
-        incoming_bytes=sum(_stored_bytes(HEADER_BYTES + len(block.data)) for block in batch),
-    )
+    incoming_bytes = sum(_stored_bytes(HEADER_BYTES + len(block.data)) for block in batch)
+    plan = plan_room(store, incoming_bytes, limit_bytes=limit_bytes, floor_bytes=floor_bytes)
     evicted = store.evict(plan.free_bytes)
     if frames and plan.write:
         store.write_many(frames)
     return BatchReport(evicted, 0 if plan.write else len(batch), store.free_bytes(), plan.disk_full)
+
+
+def plan_room(store: FrameStore, incoming_bytes: int, *, limit_bytes: int, floor_bytes: int) -> EvictionPlan:
+    """See `plan_eviction`, of the store as it is now. Raises: StoreTrouble: the disk does not say."""
+    return plan_eviction(
+        used_bytes=store.used_bytes,
+        limit_bytes=limit_bytes,
+        disk_free_bytes=store.free_bytes(),
+        floor_bytes=floor_bytes,
+        incoming_bytes=incoming_bytes,
+    )
 
 
 def write_tables(jobs: Iterable[TableJob]) -> list[tuple[TableJob, bool]]:

@@ -121,11 +121,10 @@ def same_origin(a: str, b: str) -> bool:
     False for anything that is not an http or https URL.
     """
     try:
-        schemes = [urlsplit(url).scheme for url in (a, b)]
-        hosts = [host_and_port(url) for url in (a, b)]
+        first, second = ((urlsplit(url).scheme, *host_and_port(url)) for url in (a, b))
     except ValueError:
         return False
-    return schemes[0] == schemes[1] and schemes[0] in _PORTS and hosts[0] == hosts[1] and bool(hosts[0][0])
+    return first == second and first[0] in _PORTS and bool(first[1])
 
 
 def is_named_host(netloc: str, hosts: Iterable[str]) -> bool:

@@ -79,8 +79,8 @@ class CurlEngine:
         except (OSError, UnicodeError) as error:
             log.debug("no connection is begun to %s: %s", host, error)
             return
-        address, its_port = found[0][4][:2]
-        self.call(lambda: self.spare.open((str(address), int(its_port)), 1))
+        address = str(found[0][4][0])
+        self.call(lambda: self.spare.open((address, port), 1))
 
     def call(self, what: Callable[[], None]) -> None:
         """Have something done on the engine's thread, in the order of the calls."""

@@ -36,40 +36,34 @@ class Question(Generic[T]):
 
 
 class AskedOnce(Generic[T]):
-    """Args: what: is asked, as errors and the log call it."""
+    """Args:
+    what: is asked, as errors and the log call it.
+    ask: what it raises is the answer of all who wait: a LazysifError as it is, others only in the log.
+    """
 
-    def __init__(self, nursery: trio.Nursery, what: str) -> None:
+    def __init__(self, nursery: trio.Nursery, what: str, ask: Callable[[Remote, str], Awaitable[T]]) -> None:
         self._nursery = nursery
         self._what = what
+        self._ask = ask
         self._under_way: dict[Key, Question[T]] = {}
 
     def under_way(self, remote: Remote, path: str) -> bool:
         """Whether this is being asked."""
         return (remote.name, path) in self._under_way
 
-    def start(self, remote: Remote, path: str, ask: Callable[[Remote, str], Awaitable[T]]) -> Question[T]:
-        """The question that is under way, or a new one.
-
-        Args: ask: what it raises is the answer of all who wait: a LazysifError as it is, others only in the log.
-        """
+    def start(self, remote: Remote, path: str) -> Question[T]:
+        """The question that is under way, or a new one."""
         key = (remote.name, path)
         question = self._under_way.get(key)
         if question is None:
             question = self._under_way[key] = Question(self._what)
             name = f"{self._what} of {remote.name}/{path}"
-            self._nursery.start_soon(self._run, key, question, ask, remote, path, name=name)
+            self._nursery.start_soon(self._run, question, remote, path, name=name)
         return question
 
-    async def _run(
-        self,
-        key: Key,
-        question: Question[T],
-        ask: Callable[[Remote, str], Awaitable[T]],
-        remote: Remote,
-        path: str,
-    ) -> None:
+    async def _run(self, question: Question[T], remote: Remote, path: str) -> None:
         try:
-            question.outcome = await ask(remote, path)
+            question.outcome = await self._ask(remote, path)
         except LazysifError as error:
             question.outcome = error
         except Exception:
@@ -77,5 +71,5 @@ class AskedOnce(Generic[T]):
                 "%s of %s in %s failed in an unexpected way", self._what, path, remote.name or "the remote"
             )
         finally:
-            del self._under_way[key]
+            del self._under_way[remote.name, path]
             question.done.set()

@@ -42,7 +42,7 @@ class Listings:
 
     def __init__(self, nursery: trio.Nursery, known: NameCache) -> None:
         self._known = known
-        self._listings = AskedOnce[_Entries](nursery, "listing")
+        self._listings = AskedOnce[_Entries](nursery, "listing", self._list)
         self._given: OrderedDict[Key, _Listed] = OrderedDict()
         self._misses_of: Counter[Key] = Counter()
 
@@ -74,7 +74,7 @@ class Listings:
         """The listing that is under way, or a new one."""
         if not self._listings.under_way(remote, path):
             self._misses_of.pop((remote.name, path), None)
-        return self._listings.start(remote, path, self._list)
+        return self._listings.start(remote, path)
 
     async def _list(self, remote: Remote, path: str) -> _Entries:
         entries = await remote.list(path)

@@ -56,7 +56,7 @@ class Names:
         self._keep = keep
         self._present = present
         self._threads = trio.CapacityLimiter(1)
-        self._resolutions = AskedOnce[Answer](nursery, "look-up")
+        self._resolutions = AskedOnce[Answer](nursery, "look-up", self._resolve)
         self._doubted: set[Key] = set()
         """Whatever the state directory says until it has heard of the doubt."""
 
@@ -71,7 +71,7 @@ class Names:
         if answer is None:
             if self._known.last(key) is None and self._listings.lacks(key):
                 raise NoSuchEntry("the origin's listing has no such name")
-            answer = await self._resolutions.start(remote, path, self._resolve).answer()
+            answer = await self._resolutions.start(remote, path).answer()
         if isinstance(answer, LazysifError):
             raise answer.with_traceback(None)
         return answer

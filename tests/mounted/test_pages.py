@@ -35,22 +35,20 @@ DATA = random.Random(21).randbytes(COUNT * BLOCK - 5000)
 PATH = [0, *random.Random(22).sample(range(1, COUNT - 1), 300)]
 
 
-def read_as_a_job(file: Path, seed: int) -> None:
-    """Pieces of each block of the path, in its order, each compared.
-
-    Raises: OSError: as reads do; a read that an error cut short says so itself at the next byte (read(2)).
-    """
+def read_as_a_job(file: Path, seed: int, read: Callable[[int, int, int], bytes] = os.pread) -> None:
+    """Pieces of each block of the path, in its order, each compared."""
     rng = random.Random(seed)
     with file.open("rb", buffering=0) as image:
         for block in PATH:
             offset = block * BLOCK + rng.choice([0, 4096, 32768, 100_000])
             size = rng.choice([4096, 16384, 60_000, BLOCK])
-            wanted = DATA[offset : offset + size]
-            got = os.pread(image.fileno(), size, offset)
-            assert got == wanted[: len(got)]
-            if len(got) < len(wanted):
-                got += os.pread(image.fileno(), size - len(got), offset + len(got))
-            assert got == wanted
+            assert read(image.fileno(), size, offset) == DATA[offset : offset + size]
+
+
+def read_on(descriptor: int, size: int, offset: int) -> bytes:
+    """As os.pread; where an error cut that short, the error, which comes with the next byte (read(2))."""
+    got = os.pread(descriptor, size, offset)
+    return got + os.pread(descriptor, size - len(got), offset + len(got)) if len(got) < size else got
 
 
 def learned(nginx: Nginx, lazysif: MakeMount, directory: Path) -> Mount:
@@ -182,7 +180,7 @@ def test_readers_get_an_error_when_all_processes_of_a_mount_are_killed_at_once(
 
     def job() -> None:
         try:
-            read_as_a_job(image, 5)
+            read_as_a_job(image, 5, read_on)
             ended.append("read")
         except OSError as error:
             ended.append(errno.errorcode[error.errno or 0])
