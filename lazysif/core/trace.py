@@ -160,6 +160,18 @@ def covers(longer: TracePath, shorter: TracePath) -> bool:
     return len(set(longer.blocks).intersection(shorter.blocks)) >= _SAME * short
 
 
+def holder(trace: Trace, path: TracePath) -> TracePath | None:
+    """The path of a trace in which nearly all of `path` stands, if there is one.
+
+    A start that finds part of the image in the kernel's page cache touches the rest only: it tells nothing new.
+    """
+    blocks = set(path.blocks)
+    for known in trace.paths:
+        if len(blocks.intersection(known.blocks)) >= _SAME * len(blocks):
+            return known
+    return None
+
+
 def says_more(new: Trace, old: Trace) -> bool:
     """Whether `new` has a path that `old` does not cover: worth telling others."""
     return any(not any(covers(known, path) for known in old.paths) for path in new.paths)

@@ -15,7 +15,16 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from lazysif.core.block_map import length, span
-from lazysif.core.trace import HEAD_BYTES, Recording, Trace, check_fits, merge_all, says_more, trace_key
+from lazysif.core.trace import (
+    HEAD_BYTES,
+    Recording,
+    Trace,
+    check_fits,
+    holder,
+    merge_all,
+    says_more,
+    trace_key,
+)
 from lazysif.errors import FormatError, LazysifError
 from lazysif.image.open_image import OpenImage
 from lazysif.image.tracing import QUIET_S, ImageTracing
@@ -123,8 +132,10 @@ class Starts:
         path = recording.path(int(time.time())) if recording is not None else None
         if key is None or path is None:
             return
-        new = replace(self._empty(opened, key), paths=(path,))
         known = await self._known(opened, key)
+        if opened.tracing is not None and opened.tracing.phases > 1 and (whole := holder(known, path)):
+            path = replace(whole, used_s=path.used_s)
+        new = replace(self._empty(opened, key), paths=(path,))
         if says_more(new, known) or path.used_s - known.paths[0].used_s > _REFRESHED_S:
             merged = await self._in_thread(self._store.add, new)
             self._counters.traces_recorded += 1

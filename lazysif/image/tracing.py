@@ -35,6 +35,8 @@ class ImageTracing:
         self._recording: Recording | None = None
         self._follower: Follower | None = None
         self._last_s = 0.0
+        self.phases = 0
+        """That began. From the second on the kernel may still hold what earlier ones read, which is not seen then."""
         self.touched: set[int] | None = None
         """The blocks of this phase; None between phases, when reads from memory begin none."""
         self._decided: trio.Event | None = None
@@ -60,6 +62,7 @@ class ImageTracing:
         """Note a read of a block; `late`: its reader has to wait. Returns whether it came late from the trace."""
         if self.touched is None:
             self.touched = set()
+            self.phases += 1
             self._recording = Recording(now_s)
             self._follow()
             self._began()

@@ -190,6 +190,27 @@ async def test_jobs_of_one_image_keep_paths_of_their_own(tmp_path):
     ]
 
 
+async def test_a_later_start_whose_pages_the_kernel_still_has_in_part_makes_no_path_of_the_rest(tmp_path):
+    """Regression: each start on a node that was short of memory recorded what the page cache had lost, as a job of
+    its own, offered it to the shares, and 16 of them drove the whole path out."""
+    small = {"memory_bytes": 8 * BLOCK}  # what lies in memory begins no start
+    async with world(tmp_path, origin_of_job(), starts=QUICK, cache=small) as it:
+        await start(it, JOB)
+        await settle(it)
+        number = await it.open("a.sif")  # held, as the kernel holds an image whose pages it keeps
+        for every in (2, 3, 5):
+            await start(it, JOB[::every])
+            await settle(it)
+        await start(it, OTHER[16:])
+        await settle(it)
+        await it.tree.files.release(number)
+    paths = TraceStore(tmp_path / "state").load(KEY).paths
+    other, job = sorted((set(path.blocks) for path in paths), key=len)
+    assert job == set(JOB)
+    assert other <= set(OTHER)
+    assert len(other) > 80
+
+
 async def test_what_is_imported_or_forgotten_counts_from_the_next_start_on(tmp_path):
     async with world(tmp_path, origin_of_job(), starts=QUICK) as it:
         await start(it, JOB[:2])

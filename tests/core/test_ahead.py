@@ -78,10 +78,20 @@ def test_a_touch_of_a_watched_block_shows_what_was_given_since_the_one_before_on
     given(LONG, it)
     at, watched = LONG.blocks, LONG.watched
     before, shows = watched[2:4]
+    assert it.shown_by(at[before], [LONG]) == at[watched[0] + 1 : watched[1]] + at[watched[1] + 1 : before]
     assert it.shown_by(at[shows], [LONG]) == at[before + 1 : shows]
     assert it.shown_by(at[shows], [LONG]) == []
     assert it.shown_by(at[shows - 1], [LONG]) == []
-    assert it.shown_by(at[watched[-1]], [LONG]) == at[watched[-2] + 1 : watched[-1]]
+
+
+def test_a_watched_block_that_is_not_read_this_time_hides_nothing_of_what_was_given_before_it():
+    """Regression: the kernel had only read on into it past its neighbour, which it does not do where it was given
+    pages; of a heavy import's 1,431 blocks the next recording lacked 71."""
+    it = GivenAhead()
+    given(LONG, it)
+    at, watched = LONG.blocks, LONG.watched
+    shown = it.shown_by(at[watched[-1]], [LONG])
+    assert shown == at[watched[-3] + 1 : watched[-2]] + at[watched[-2] + 1 : watched[-1]]
 
 
 def test_only_what_all_paths_hold_and_none_watches():
