@@ -54,11 +54,14 @@ def _show(document: dict[str, Any]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # names and errors are other people's words
     cache, counters = document["cache"], document["counters"]
     console.print(
-        f"[bold]{document['mountpoint']}[/bold] from {document['source']}, process {document['pid']}"
+        Text.assemble(
+            (document["mountpoint"], "bold"), f" from {document['source']}, process {document['pid']}"
+        )
     )
     console.print(
         f"cache {cache['state']}: {format_size(cache['used_bytes'])} of {format_size(cache['limit_bytes'])} used, "
@@ -72,14 +75,15 @@ def _show(document: dict[str, Any]) -> None:
     for remote in document.get("remotes", []):
         if remote["offline_since"]:
             console.print(
-                f"[red]{remote['name'] or 'origin'} is offline since {remote['offline_since']}: "
-                f"{remote['last_error']}[/red]",
+                f"{remote['name'] or 'origin'} is offline since {remote['offline_since']}: {remote['last_error']}",
+                style="red",
                 soft_wrap=True,
             )
         for way in remote.get("ways", []):
             if way["state"] != "ready":
                 console.print(
-                    f"[red]{remote['name'] or 'origin'}: {way['name']} is left alone: {way['last_error']}[/red]",
+                    f"{remote['name'] or 'origin'}: {way['name']} is left alone: {way['last_error']}",
+                    style="red",
                     soft_wrap=True,
                 )
     requests = document.get("requests", {})
@@ -102,7 +106,7 @@ def _show(document: dict[str, Any]) -> None:
             image["origin"],
         )
         if image.get("verified") == "verified":
-            table.add_row("", "", "", "", "[dim]all bytes fit the digest of its registry[/dim]")
+            table.add_row("", "", "", "", Text("all bytes fit the digest of its registry", "dim"))
         if image["last_error"]:
-            table.add_row("", "", "", "", f"[red]last error: {image['last_error']}[/red]")
+            table.add_row("", "", "", "", Text(f"last error: {image['last_error']}", "red"))
     console.print(table)

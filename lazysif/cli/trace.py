@@ -297,4 +297,4 @@ def _show_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(heading, no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, width=_WIDTH).print(table)
+    Console(highlight=False, markup=False, emoji=False, width=_WIDTH).print(table)

@@ -251,6 +251,23 @@ def test_status_tells_since_when_an_origin_is_offline_and_why(monkeypatch, capsy
     assert f"origin is offline since {since}" in shown(status_of(remotes=remotes), monkeypatch, capsys)
 
 
+def test_status_shows_names_and_errors_as_they_are(monkeypatch, capsys):
+    """Regression: they were taken for markup: a file `a].sif` in a directory `x[` ended the command with a traceback,
+    and `tool[v1].sif` was listed as `tool.sif`."""
+    figures = {"size_bytes": 10, "cached_bytes": 0, "open_handles": 0, "origin": "http://[::1]/[/c]"}
+    images = [
+        {"name": name, **figures, "last_error": f"404 for {name}"} for name in ("x[/a].sif", "tool[v1].sif")
+    ]
+    remotes = [{"name": "[/b]", "offline_since": "2026", "last_error": "no https://[fd00::1]/ [/d] :smile:"}]
+    monkeypatch.setenv("COLUMNS", "200")
+    out = shown(status_of(images=images, remotes=remotes), monkeypatch, capsys)
+    assert "[/b] is offline since 2026: no https://[fd00::1]/ [/d] :smile:" in out
+    for image in images:
+        assert f" {image['name']} " in out
+        assert f"last error: {image['last_error']}" in out
+    assert "http://[::1]/[/c]" in out
+
+
 def test_status_tells_which_mirrors_and_proxies_are_left_alone(monkeypatch, capsys):
     ways = [
         {"name": "http://cache1:3128", "state": "resting", "last_error": "no connection to the proxy"},
