@@ -9,7 +9,6 @@ import msgspec
 
 from lazysif import toml_text
 from lazysif.config.base import Table
-from lazysif.config.remote import RemoteConfig
 from lazysif.config.tables import TABLES, CacheConfig, Config
 from lazysif.sizes import ShareOrSize, exact_size
 
@@ -40,8 +39,8 @@ def _section(head: str, table: Table, *, whole: bool = False) -> Iterator[str]:
     for key, value in msgspec.structs.asdict(table).items():
         if value is None or key == "name":
             continue
-        if not whole and isinstance(table, RemoteConfig) and key == "url" and table.shown_url != table.url:
-            yield f"url = {toml_text.rendered(table.shown_url)}  # and a query, not shown"
+        if not whole and key.endswith("url") and isinstance(value, str) and "?" in value:
+            yield f"{key} = {toml_text.rendered(value.partition('?')[0])}  # and a query, not shown"
             continue
         yield f"{key} = {toml_text.rendered(_shown(table, key, value))}"
     yield ""

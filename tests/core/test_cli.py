@@ -199,6 +199,12 @@ def test_config_show(lazysif, tmp_path):
     shown.write_text(done.stdout)
     assert lazysif("config", "check", shown).returncode == 0, "what is shown is a configuration"
 
+    # Regression: only the query of a remote's url was hidden
+    file.write_text(f'{CONFIG}\n[traces]\nurl = "https://traces.example/t?sig=secret"\n')
+    done = lazysif("config", "show", "--config", file)
+    assert 'url = "https://traces.example/t"  # and a query, not shown' in done.stdout
+    assert "secret" not in done.stdout
+
     assert "[cache]" in lazysif("config", "show").stdout
     assert 'url = "https://h/images"' in lazysif("config", "show", "https://h/images").stdout
     fails(lazysif("config", "show", "gopher://h/"), 2, 'scheme "gopher"')
