@@ -199,6 +199,19 @@ async def test_a_disk_without_room_is_not_fetched_for(tmp_path: Path, origin: Fa
         assert len(asked_blocks(origin)) <= COUNT
 
 
+async def test_what_does_not_stay_in_the_cache_is_not_said_to_be_there(
+    tmp_path: Path, origin: FakeTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, origin, limits=LIMITS) as life, opened(life) as one:
+
+        async def lacking(_: object) -> list[int]:
+            return [3, 4]
+
+        monkeypatch.setattr(Fill, "_lacking", lacking)
+        with pytest.raises(LocalDirectoryError, match="2 blocks did not stay"):
+            await fill(life, one)
+
+
 async def test_a_sick_cache_takes_nothing(tmp_path: Path, origin: FakeTransport) -> None:
     async with world(tmp_path, origin, limits=LIMITS) as life, opened(life) as one:
 

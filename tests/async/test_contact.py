@@ -185,3 +185,26 @@ async def test_the_task_tree_is_bounded(nursery):
         nursery.start_soon(trio.sleep_forever, name=f"one{i}")
     await wait_all_tasks_blocked()
     assert len(task_tree(trio.lowlevel.current_root_task(), most=50)) <= 51
+
+
+async def test_a_refusal_of_long_ago_does_not_count_with_one_of_now(autojump_clock):
+    origin = FakeTransport({"/a.sif": File(DATA)}, script=[Refused(), Ok(), Refused()])
+    contact = Contact()
+    transport = WatchedTransport(origin, contact)
+    for answered in (False, True, False):
+        if answered:
+            await ask(transport)
+        else:
+            with pytest.raises(SourceUnavailable):
+                await ask(transport)
+        await trio.sleep(60)
+    assert not contact.offline, "one found no connection since the last answer"
+
+
+async def test_silence_while_nothing_is_asked_is_no_doubt(autojump_clock):
+    contact = Contact()
+    transport = WatchedTransport(FakeTransport({"/a.sif": File(DATA)}, script=[Ok(), Status(404)]), contact)
+    for _ in range(2):
+        await ask(transport)
+        await trio.sleep(60)
+        assert not contact.doubtful

@@ -308,6 +308,29 @@ async def test_a_download_of_a_predecessor_is_not_gone_on_with(nursery, autojump
     assert bench.origin.requests == []
 
 
+async def test_what_the_origin_counts_is_asked_for_twice_at_most(nursery, autojump_clock):
+    bench = Bench(nursery, file=NAMELESS)
+    bench.image = replace(bench.image, location=replace(bench.image.location, once=True))
+    bench.origin.everything = Status(503)
+    await bench.fail(SourceUnavailable)
+    assert len(bench.origin.requests) == 2
+
+
+@pytest.mark.parametrize("demand", [True, False])
+async def test_what_somebody_waits_for_is_asked_for_again_when_it_is_late(nursery, autojump_clock, demand):
+    bench, held = Bench(nursery), trio.Event()
+    for _ in range(100):
+        await bench.fetch(range(1))
+        bench.sink.blocks.clear()
+    bench.origin.requests.clear()
+    bench.origin.script.append(HoldHead(held))
+    (flight,) = bench.start(range(1), demand=demand)
+    await trio.sleep(1)
+    assert len(bench.origin.requests) == (2 if demand else 1)
+    held.set()
+    assert await flight.wait() == bench.content(0)
+
+
 # --- together ------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,16 @@ from lazysif.errors import SourceUnavailable
 from lazysif.fetch.hedge import Hedge
 from lazysif.model import ByteRange, Request
 from lazysif.telemetry import Counters
-from tests.support.fake_transport import FakeTransport, File, HoldHead, Ok, Refused, ResetAfter, Stall
+from tests.support.fake_transport import (
+    Bug,
+    FakeTransport,
+    File,
+    HoldHead,
+    Ok,
+    Refused,
+    ResetAfter,
+    Stall,
+)
 
 DATA = bytes(range(256)) * 400
 REQUEST = Request("http://origin/a", byte_range=ByteRange(1000, 5000), stall_s=20.0)
@@ -143,3 +152,22 @@ async def test_the_price_is_bounded(nursery, autojump_clock):
         extra = (len(bench.origin.requests) - 1000) * 4000
         assert 0 < extra <= 0.02 * 1100 * 4000
         held.set()
+
+
+async def test_what_is_answered_in_time_is_sent_once(nursery, autojump_clock):
+    bench = Bench(nursery)
+    await bench.learn()
+    assert await bench.get() == DATA[1000:5000]
+    bench.origin.script.append(Refused())
+    with pytest.raises(SourceUnavailable):
+        await bench.get()
+    await trio.testing.wait_all_tasks_blocked()
+    assert (len(bench.origin.requests), bench.counters.hedged_requests) == (2, 0)
+
+
+async def test_a_fault_of_the_program_keeps_nobody_waiting(nursery, autojump_clock):
+    bench = Bench(nursery)
+    await bench.learn()
+    bench.origin.script.extend([Bug(), Bug()])
+    with trio.fail_after(1), pytest.raises(RuntimeError):
+        await bench.get()

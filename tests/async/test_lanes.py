@@ -225,3 +225,15 @@ async def test_bulk_that_is_promoted_no_longer_gives_way(nursery, autojump_clock
     await wait_all_tasks_blocked()
     await bench.lanes.give_way(ticket)
     assert trio.current_time() == began
+
+
+async def test_bulk_that_somebody_comes_to_wait_for_gives_way_no_longer(nursery, autojump_clock):
+    bench = Bench(nursery, 2, 2)
+    await bench.enter("demand", demand=True)
+    await bench.enter("bulk", demand=False, ticket=Ticket(False, bulk=True))
+    began = trio.current_time()
+    async with trio.open_nursery() as readers:
+        readers.start_soon(bench.lanes.give_way, bench.tickets["bulk"])
+        await wait_all_tasks_blocked()
+        bench.lanes.promote(bench.tickets["bulk"])
+    assert trio.current_time() == began

@@ -310,6 +310,20 @@ async def test_what_goes_wrong_is_one_line_without_a_secret(
     assert await get(client, keys) == 200
 
 
+async def test_a_token_service_whose_name_leads_inward_is_not_asked(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    class LeadsInward(NoNames):
+        async def getaddrinfo(self, host: Any, *_: object, **__: object) -> Any:
+            address = "169.254.169.254" if host in (b"tokens.example", "tokens.example") else "192.0.2.1"
+            return [(0, 0, 0, "", (address, 0))]
+
+    trio.socket.set_custom_hostname_resolver(LeadsInward())
+    with pytest.raises(SourceProtocolError):
+        await get(client, keyring())
+    assert world.tokens_asked == 0
+
+
 # httpx itself leaves generators half-way when reading its answer fails
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_token_service_that_does_not_stop(world: World, client: httpx.AsyncClient) -> None:

@@ -276,3 +276,14 @@ async def test_a_dead_origin_is_an_error_within_the_budget(tmp_path):
         opened = await it.open()
         with trio.fail_after(2), pytest.raises(SourceUnavailable):
             await opened.read(0, 10)
+
+
+async def test_a_steady_reader_waits_only_at_the_beginning(tmp_path):
+    """What was asked for ahead of it, and is read, says that more is to be asked for."""
+    data = random.Random(5).randbytes(600 * 4096)
+    async with bench(tmp_path, GridMap(len(data), 4096), File(data)) as it:
+        opened = await it.open()
+        for offset in range(0, len(data), 4096):
+            assert bytes(await opened.read(offset, 4096)) == data[offset : offset + 4096]
+            await wait_all_tasks_blocked()
+        assert it.counters.misses <= 2

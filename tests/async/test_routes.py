@@ -211,6 +211,28 @@ async def test_a_proxy_in_trouble_is_told_from_an_origin_in_trouble(status, auto
     assert rig.way("proxy1").failures == 0, "the same answer on all ways is the origin's"
 
 
+@pytest.mark.parametrize("status", [403, 502, 503, 504])
+async def test_a_name_that_a_proxy_in_trouble_does_not_tell_is_asked_of_the_next_way(status, autojump_clock):
+    rig = Rig(["proxy1"], ["direct"])
+    rig.fakes["proxy1"].everything = Status(status)
+    head, body = await rig.name()
+    assert (head.status, body) == (206, DATA[:100])
+    rig.fakes["direct"].everything = Status(status)
+    head, _ = await rig.name()
+    assert head.status == status, "who is asked last is believed"
+
+
+async def test_where_the_mirror_is_set_apart_an_origin_that_rests_is_asked_all_the_same(autojump_clock):
+    rig = Rig(["mirror1"], ["direct"])
+    rig.fakes["mirror1"].files["/copy/a.sif"] = File(DATA, etag='"v0"', modified=None)
+    assert await rig.data() == DATA[:5000]
+    rig.fakes["direct"].script.append(Refused())
+    with pytest.raises(SourceUnavailable):
+        await rig.data()
+    assert [rig.way(name).ready for name in ("mirror1", "direct")] == [True, False]
+    assert await rig.data() == DATA[:5000]
+
+
 async def test_a_proxy_that_lies_is_set_apart_for_the_image(autojump_clock):
     """Whole files for ranges, other ranges, old versions: whatever check fails, another way is asked."""
     for lie in (

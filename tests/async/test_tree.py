@@ -49,6 +49,27 @@ async def test_remotes_are_directories_of_the_root(tmp_path):
         assert (await it.tree.attributes(await it.number("shub"))).kind is EntryKind.DIRECTORY
 
 
+@pytest.mark.parametrize(
+    ("remote", "path"), [("none", "a.sif"), ("bio", "../a.sif"), ("bio", "d//a.sif"), ("bio", "")]
+)
+async def test_names_that_do_not_come_through_the_kernel_are_looked_at(tmp_path, remote, path):
+    origin = FakeTransport({"/a.sif": IMAGE})
+    async with world(tmp_path, origin, names=("bio",)) as it:
+        with pytest.raises(NoSuchEntry, match="no image can have"):
+            await it.tree.find_image(remote, path)
+        assert origin.requests == []
+
+
+async def test_directories_of_our_own_have_numbers_that_outlive_the_daemon(tmp_path):
+    origin = FakeTransport({"/a.sif": IMAGE})
+    numbers = []
+    for _ in range(2):
+        async with world(tmp_path, origin, names=("bio", "shub")) as it:
+            numbers.append([await it.number("bio"), await it.number("shub")])
+    assert numbers[0] == numbers[1]
+    assert len({ROOT_INODE, *numbers[0]}) == 3
+
+
 async def test_files_below_directories(tmp_path):
     origin = FakeTransport({"/d/e/a.sif": IMAGE})
     async with world(tmp_path, origin) as it:

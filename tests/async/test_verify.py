@@ -98,6 +98,7 @@ async def test_wrong_bytes_are_discarded_and_reads_fail_until_later(tmp_path, mo
         monkeypatch.setattr("lazysif.image.verify.time.time", lambda: later)
         anew = await it.open()
         assert bytes(await anew.read(0, 100)) == DATA[:100]
+        assert anew.verdict == "not yet", "what is fetched anew is proved anew"
 
 
 async def test_what_went_to_make_room_is_no_verdict(tmp_path):

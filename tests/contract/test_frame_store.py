@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazysif.cache.frame import encode
+from lazysif.cache.frame import DamagedFrame, encode
 from lazysif.cache.frame_database import FRAMES
+from lazysif.cache.frame_disk import FrameDisk
 from lazysif.cache.store import FrameStore
 from lazysif.errors import LocalDirectoryError
 from tests.support.cache_damage import block, change_rows, digest_of, value_files
@@ -334,3 +335,9 @@ def test_a_nonsense_sum_is_damage_and_not_believed(store):
     keep(store, 2)
     assert store.set_aside_count == 1
     assert left(store, [digest_of(block(2))]) == [True]
+
+
+@pytest.mark.parametrize(("key", "raw"), [(b"k", False), ("k", True), (1, True)])
+def test_keys_that_are_not_plain_bytes_are_not_unpickled(tmp_path, key, raw):
+    with pytest.raises(DamagedFrame):
+        FrameDisk(str(tmp_path)).get(key, raw)

@@ -114,6 +114,9 @@ BAD = {
     "no times": replace(EMPTY, paths=(TracePath((4, 5), (1,)),)),
     "a year": replace(EMPTY, paths=(TracePath((4,), (10**11,)),)),
     "many paths": replace(EMPTY, paths=(PYTHON,) * (core.MAX_PATHS + 1)),
+    "many blocks": Trace(
+        KEY, core.MAX_BLOCKS * 4096, 4096, (path(range(core.MAX_BLOCKS)),) * 4 + (path(range(4)),)
+    ),
 }
 
 
