@@ -30,7 +30,8 @@ def _rendered(config: Config, *, whole: bool) -> str:
     for remote in config.remotes:
         lines += _section(toml_text.dotted(("remote", remote.name)), remote, whole=whole)
     if config.images:
-        lines += ["[images]", *(_image_line(*pair, whole=whole) for pair in config.images.items()), ""]
+        images = ((toml_text.quoted(name), uri) for name, uri in config.images.items())
+        lines += ["[images]", *(_url_line(*pair, whole=whole) for pair in images), ""]
     return "\n".join(lines)
 
 
@@ -39,10 +40,10 @@ def _section(head: str, table: Table, *, whole: bool = False) -> Iterator[str]:
     for key, value in msgspec.structs.asdict(table).items():
         if value is None or key == "name":
             continue
-        if not whole and key.endswith("url") and isinstance(value, str) and "?" in value:
-            yield f"{key} = {toml_text.rendered(value.partition('?')[0])}  # and a query, not shown"
-            continue
-        yield f"{key} = {toml_text.rendered(_shown(table, key, value))}"
+        if key.endswith("url") and isinstance(value, str):
+            yield _url_line(key, value, whole=whole)
+        else:
+            yield f"{key} = {toml_text.rendered(_shown(table, key, value))}"
     yield ""
 
 
@@ -57,8 +58,8 @@ def _shown(table: Table, key: str, value: object) -> str | int | float | tuple[o
     return value
 
 
-def _image_line(name: str, uri: str, *, whole: bool) -> str:
-    shown, mark, _ = uri.partition("?")
+def _url_line(key: str, url: str, *, whole: bool) -> str:
+    shown, mark, _ = url.partition("?")
     hidden = bool(mark) and not whole
-    line = f"{toml_text.quoted(name)} = {toml_text.rendered(shown if hidden else uri)}"
+    line = f"{key} = {toml_text.rendered(shown if hidden else url)}"
     return f"{line}  # and a query, not shown" if hidden else line

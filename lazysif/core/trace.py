@@ -157,7 +157,7 @@ def covers(longer: TracePath, shorter: TracePath) -> bool:
     short, long = len(shorter.blocks), len(longer.blocks)
     if not _SAME * short <= long <= _LONGER * short:
         return False
-    return len(set(longer.blocks).intersection(shorter.blocks)) >= _SAME * short
+    return _stands_in(shorter, longer)
 
 
 def holder(trace: Trace, path: TracePath) -> TracePath | None:
@@ -165,11 +165,12 @@ def holder(trace: Trace, path: TracePath) -> TracePath | None:
 
     A start that finds part of the image in the kernel's page cache touches the rest only: it tells nothing new.
     """
-    blocks = set(path.blocks)
-    for known in trace.paths:
-        if len(blocks.intersection(known.blocks)) >= _SAME * len(blocks):
-            return known
-    return None
+    return next((known for known in trace.paths if _stands_in(path, known)), None)
+
+
+def _stands_in(path: TracePath, other: TracePath) -> bool:
+    """Whether nearly all blocks of a path are among another's."""
+    return len(set(other.blocks).intersection(path.blocks)) >= _SAME * len(path.blocks)
 
 
 def says_more(new: Trace, old: Trace) -> bool:
