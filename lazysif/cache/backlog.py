@@ -29,17 +29,17 @@ class Work:
         batch: blocks to be written.
         doomed: frames to be deleted.
         uses: digest → pinned, least recent first.
-        suspect: a database that proved damaged (`FrameStore.replace`), or None.
+        suspect: a frame for which the database proved damaged (`FrameStore.ask_again`), or None.
     """
 
     batch: list[QueuedBlock]
     doomed: set[Digest]
     uses: dict[Digest, bool]
-    suspect: object
+    suspect: Digest | None
 
     @property
     def empty(self) -> bool:
-        return not (self.batch or self.doomed or self.uses or self.suspect is not None)
+        return not (self.batch or self.doomed or self.uses or self.suspect)
 
 
 class Backlog:
@@ -56,7 +56,7 @@ class Backlog:
         self._queue = queue
         self._gather_s = gather_s
         self._uses: dict[Digest, bool] = {}
-        self._suspect: object = None
+        self._suspect: Digest | None = None
         self._repairs: deque[tuple[StoreCall, trio.Event]] = deque()
         self._flushes: list[trio.Event] = []
         self._wake = trio.Event()
@@ -85,12 +85,11 @@ class Backlog:
                 self._uses[digest] = True
 
     def note_read(self, result: ReadResult) -> None:
-        """Keep what reading turned up: uses, frames to delete, a database to replace."""
+        """Keep what reading turned up: uses, frames to delete, a database to be asked again."""
         self._uses.update(result.aged)
         self.doomed.update(result.damaged, result.unreadable)
-        if result.suspect is not None:
-            self._suspect = result.suspect
-        if result.damaged or result.unreadable or result.suspect is not None:
+        self._suspect = result.suspect or self._suspect
+        if result.damaged or result.unreadable or result.suspect:
             self._wake.set()
 
     def waits(self, digest: Digest) -> bool:
@@ -141,15 +140,14 @@ class Backlog:
         return Work(batch, set(self.doomed), uses, suspect)
 
     def done(self, work: Work, *, succeeded: bool) -> None:
-        """Let go of what was taken: blocks and uses in any case, the frames and the database where it succeeded."""
+        """Let go of what was taken: blocks and uses in any case, the frames and the suspicion where it succeeded."""
         self._queue.done(work.batch)
         self._set_room()
         if succeeded:
             # Only now: a damaged frame must not be read once more while it is being deleted.
             self.doomed -= work.doomed
         else:
-            # not `or`: the truth of a diskcache.Cache is its length, which it asks of the database
-            self._suspect = work.suspect if self._suspect is None else self._suspect
+            self._suspect = self._suspect or work.suspect
 
     def write_due_at(self, now: float, *, may_write: bool) -> float:
         """When what waits is to be written: `gather_s` after the first of it came; inf where nothing may be.

@@ -163,7 +163,7 @@ class DiskReader:
         for digest, why in result.damaged.items():
             log.warning("frame %s is deleted and will be fetched again: %s", digest.hex(), why)
         self._counters.frames_quarantined += len(result.damaged)
-        if result.suspect is not None:
+        if result.suspect:
             self._counters.cache_read_errors += 1
         self._backlog.note_read(result)
         if result.trouble is not None:

@@ -131,8 +131,8 @@ class DiskWriter:
             await self._write_tables()
 
     def _write_in_thread(self, work: Work, *, chore: bool) -> BatchReport:
-        if work.suspect is not None:
-            self._store.replace(work.suspect)
+        if work.suspect:
+            self._store.ask_again(work.suspect)
         report = write_batch(
             self._store,
             work.batch,

@@ -1,8 +1,9 @@
 """The database of the store: opened with diskcache in one way only, watched, and set aside where it is damaged.
 
 It is used by one writer thread (`write`) and any number of readers, each over a connection of its own (`connect`).
-A database that is damaged is set aside by rename with all its frames, and a new one is begun. diskcache's triggers
-keep the sum of the `size` column, so that a store of a million frames opens without being read.
+A database that is damaged is set aside by rename with all its frames, and a new one is begun; one that the disk
+does not let us read is kept (`read_trouble`). diskcache's triggers keep the sum of the `size` column, so that a
+store of a million frames opens without being read.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import diskcache
 
 from lazysif.cache.directory import DirectoryLock, prepare_directory
 from lazysif.cache.frame_disk import FOLDERS, FrameDisk
-from lazysif.cache.trouble import StoreTrouble, judge
+from lazysif.cache.trouble import StoreTrouble, judge, judge_os
 from lazysif.core.disk_health import Trouble
 from lazysif.model import Digest
 
@@ -103,22 +104,26 @@ class FrameDatabase:
     def write(self, action: Callable[[DiskCache], T]) -> T:
         """Do `action` on the database; where that proves damaged, set it aside and do it on a new one.
 
+        It is damaged where a second connection finds so too: to SQLite one i/o error of the disk is damage.
+
         Raises:
             LocalDirectoryError: the directory is not ours, not private, or another daemon's.
             StoreTrouble: the disk is sick.
         """
-        for attempt in (1, 2):
+        for attempt in (1, 2, 3):
             try:
                 value = action(self._current())
                 self.measure()
             except REFUSALS as error:
-                trouble = trouble_of(self._cause(error))
+                cause = self._cause(error)
                 self.disconnect()
-                if trouble is not None or attempt == 2:
+                trouble = trouble_of(cause) or self.read_trouble()
+                if trouble is not None or attempt == 3:
                     raise StoreTrouble(
-                        trouble or Trouble.DATABASE, f"{type(error).__name__}: {error}"
+                        trouble or Trouble.DATABASE, f"{type(cause).__name__}: {cause}"
                     ) from error
-                self._set_aside(error)
+                if attempt == 2:
+                    self._set_aside(cause)
             else:
                 return value
         raise AssertionError("unreachable")
@@ -141,6 +146,20 @@ class FrameDatabase:
         """
         prepare_directory(self._directory)
         self._lock.acquire()
+
+    def read_trouble(self) -> Trouble | None:
+        """What the disk does where it does not give the bytes of the database, which SQLite may call damage.
+
+        It is read whole, some 230 bytes a frame, much of it from the page cache.
+        """
+        for name in ("cache.db", "cache.db-wal"):
+            try:
+                _read_through(self.frames / name)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                return judge_os(error)
+        return None
 
     def begin_anew(self, why: str) -> None:
         """Set the database aside, whatever this connection thinks of it. Raises: StoreTrouble."""
@@ -216,7 +235,10 @@ class FrameDatabase:
         return self._file is not None and os.path.samestat(found, self._file)
 
     def _cause(self, error: Exception) -> Exception:
-        """What is behind diskcache's `Timeout`, which hides why a transaction could not begin."""
+        """What is behind diskcache's `Timeout`, which hides why a transaction could not begin, and behind its
+        ROLLBACK of one that SQLite has rolled back already."""
+        while str(error).startswith("cannot rollback") and isinstance(error.__context__, Exception):
+            error = error.__context__
         if isinstance(error, diskcache.Timeout) and self.cache is not None:
             try:
                 self.cache._sql("BEGIN IMMEDIATE")
@@ -244,6 +266,14 @@ class FrameDatabase:
         while (path := self._directory / f"{FRAMES}.damaged-{number}").exists():
             number += 1
         return path
+
+
+def _read_through(path: Path) -> None:
+    """Raises: OSError: a regular file there cannot be read to its end."""
+    if stat.S_ISREG(path.lstat().st_mode):
+        with open(path, "rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
 
 
 def close_connection(cache: DiskCache) -> None:

@@ -28,7 +28,7 @@ class ReadResult:
         unreadable: frames whose file the disk would not read.
         aged: found frames whose last use is to be noted, and whether they are pinned.
         trouble: why reading stopped early, if it did.
-        suspect: the database that proved damaged, to be handed to `FrameStore.replace`.
+        suspect: a frame for which the database proved damaged, to be handed to `FrameStore.ask_again`.
     """
 
     found: dict[Digest, Buffer] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class ReadResult:
     unreadable: list[Digest] = field(default_factory=list)
     aged: dict[Digest, bool] = field(default_factory=dict)
     trouble: Trouble | None = None
-    suspect: object = None
+    suspect: Digest | None = None
 
 
 def read_frames(cache: DiskCache | None, digests: Sequence[Digest], touch_after_s: float) -> ReadResult:
@@ -51,11 +51,11 @@ def read_frames(cache: DiskCache | None, digests: Sequence[Digest], touch_after_
         return result
     for digest in digests:
         try:
-            _read(cache, digest, touch_after_s, result)
+            read_frame(cache, digest, touch_after_s, result)
         except REFUSALS as error:
             close_connection(cache)
             trouble = trouble_of(error)
-            result.suspect = cache if trouble is None else None
+            result.suspect = digest if trouble is None else None
             result.trouble = trouble
             break
     return result
@@ -74,7 +74,8 @@ def absent(cache: DiskCache | None, digests: Sequence[Digest]) -> list[Digest]:
     return [digest for digest in digests if digest not in there]
 
 
-def _read(cache: DiskCache, digest: Digest, touch_after_s: float, result: ReadResult) -> None:
+def read_frame(cache: DiskCache, digest: Digest, touch_after_s: float, result: ReadResult) -> None:
+    """Read and check one frame. Raises: one of `REFUSALS`: the database does not answer."""
     try:
         frame, expires = cache.get(digest, expire_time=True)
         if frame is None:

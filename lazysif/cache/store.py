@@ -26,7 +26,7 @@ from pathlib import Path
 from lazysif.cache import reconcile
 from lazysif.cache.frame_database import DiskCache, FrameDatabase
 from lazysif.cache.frame_disk import PAGE, VALUE_MODE
-from lazysif.cache.frame_reads import ReadResult, absent, read_frames
+from lazysif.cache.frame_reads import ReadResult, absent, read_frame, read_frames
 from lazysif.cache.rows import Row, insert, present
 from lazysif.cache.trouble import StoreTrouble, judge_os
 from lazysif.cache.use_clock import eviction_threshold, lifetime_s
@@ -101,15 +101,15 @@ class FrameStore:
         """
         self._database.write(lambda _: None)
 
-    def replace(self, suspect: object) -> None:
-        """Set the database aside that a reader found damaged, unless that was done already.
+    def ask_again(self, suspect: Digest) -> None:
+        """Read a frame for which a reader found the database damaged; it is set aside where it is.
 
-        A reader's word is enough: the writer's own connection may go on for long with pages it remembers.
+        Over a new connection: the one that writes may go on for long with pages it remembers.
 
         Raises: StoreTrouble.
         """
-        if self._database.cache is not None and self._database.cache is suspect:
-            self.begin_anew("a reader found it damaged")
+        self._database.disconnect()
+        self._database.write(lambda cache: read_frame(cache, suspect, self._touch_after_s, ReadResult()))
 
     def begin_anew(self, why: str) -> None:
         """Set the database aside, whatever this connection thinks of it. Raises: StoreTrouble."""

@@ -1,5 +1,6 @@
 """Whatever happens to the files: right bytes or a miss, nothing executed, counted, and well again by itself."""
 
+import errno
 import fcntl
 import os
 import pickle
@@ -330,15 +331,10 @@ async def test_the_whole_directory_deleted_while_running(tmp_path):
         assert await cache.load(digests) == {digests[0]: block(1)}
 
 
-async def test_a_suspect_database_is_not_asked_whether_it_is_true(tmp_path, monkeypatch):
-    """The truth of a diskcache.Cache is its length, read from the database: on a dying disk that ended the daemon."""
-
-    class Database:
-        def __len__(self):
-            raise sqlite3.OperationalError("unable to open database file")
-
-    counters, replaced = Counters(), []
-    first, second = Database(), Database()
+async def test_a_suspicion_is_kept_until_the_disk_lets_it_be_proved(tmp_path, monkeypatch):
+    """A newer one takes the place of the one that could not be proved."""
+    counters, asked = Counters(), []
+    first, second = digest_of(block(2)), digest_of(block(3))
     met = [first, second]
     token = trio.lowlevel.current_trio_token()
 
@@ -348,19 +344,36 @@ async def test_a_suspect_database_is_not_asked_whether_it_is_true(tmp_path, monk
         def read_many(digests):
             return ReadResult(suspect=met.pop(0)) if met else inner(digests)
 
-        def replace(suspect):
-            replaced.append(suspect)
+        def ask_again(suspect):
+            asked.append(suspect)
             if suspect is first:
-                trio.from_thread.run(cache.load, [digest_of(block(2))], trio_token=token)
+                trio.from_thread.run(cache.load, [second], trio_token=token)
                 raise StoreTrouble(Trouble.IO, "the disk dies")
 
         monkeypatch.setattr(cache._store, "read_many", read_many)
-        monkeypatch.setattr(cache._store, "replace", replace)
-        assert await cache.load([digest_of(block(2))]) == {}
-        await eventually(lambda: replaced == [first, second])
+        monkeypatch.setattr(cache._store, "ask_again", ask_again)
+        assert await cache.load([first]) == {}
+        await eventually(lambda: asked == [first, second])
         (digest,) = await fill(cache, [block(1)])
         assert await cache.load([digest]) == {digest: block(1)}
     assert counters.unexpected_errors == 0
+
+
+def test_the_rollback_of_what_sqlite_rolled_back_itself_hides_no_error(tmp_path):
+    """diskcache's ROLLBACK fails then; its error counted as damage, and cost the cache."""
+
+    def dies(cache):
+        with cache.transact():
+            cache._sql("ROLLBACK")
+            raise OSError(errno.EIO, "the disk dies")
+
+    store = FrameStore(tmp_path)
+    store.open()
+    with pytest.raises(StoreTrouble, match="the disk dies") as caught:
+        store._database.write(dies)
+    assert caught.value.trouble is Trouble.IO
+    assert store.set_aside_count == 0
+    store.close()
 
 
 # --- block tables ------------------------------------------------------------------------------------------
