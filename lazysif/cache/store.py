@@ -33,6 +33,8 @@ from lazysif.cache.use_clock import eviction_threshold, lifetime_s
 from lazysif.cache.value_file import read_file, write_file
 from lazysif.model import Buffer, Digest
 
+EVICTED_AT_ONCE = 100_000
+"""The most frames that one call evicts: 4 s for their rows alone, of the 30 that a call may take."""
 Frame = bytes | Callable[[], Sequence[Buffer]]
 """A frame, or what makes its pieces when it is written: those of a whole batch would be its size in fresh memory."""
 
@@ -61,6 +63,11 @@ class FrameStore:
     def used_bytes(self) -> int:
         """Bytes that the frames and the database occupy, as of the last call of the writer thread."""
         return self._database.used_bytes
+
+    @property
+    def frame_bytes(self) -> int:
+        """Those of the frames alone."""
+        return self._database.frame_bytes
 
     @property
     def set_aside_count(self) -> int:
@@ -178,13 +185,17 @@ class FrameStore:
     def evict(self, free_bytes: int) -> int:
         """Delete the least recently used frames that occupy `free_bytes` together; returns how many went.
 
-        Raises: StoreTrouble.
+        No more than `EVICTED_AT_ONCE` go, or a few. Raises: StoreTrouble.
         """
-        return (
-            self._database.write(lambda cache: cache.expire(eviction_threshold(cache._sql, free_bytes)))
-            if free_bytes > 0
-            else 0
-        )
+
+        def expire(cache: DiskCache) -> int:
+            return cache.expire(eviction_threshold(cache._sql, free_bytes, EVICTED_AT_ONCE))
+
+        return self._database.write(expire) if free_bytes > 0 else 0
+
+    def shrink(self) -> None:
+        """Give back what the database occupies and does not need, where that is half of it. Raises: StoreTrouble."""
+        self._database.shrink()
 
     # --- the writer thread: rows, files and sums that do not agree --------------------------------
 

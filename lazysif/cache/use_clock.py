@@ -25,11 +25,13 @@ def is_pinned(remaining_s: float) -> bool:
     return remaining_s > HORIZON_S + PINNED_S / 2
 
 
-def eviction_threshold(sql: Sql, free_bytes: int) -> float:
-    """The `expire_time` below which frames of at least `free_bytes` lie, or all of them."""
+def eviction_threshold(sql: Sql, free_bytes: int, most: int) -> float:
+    """The `expire_time` below which frames of at least `free_bytes` lie, or `most` frames, or all of them."""
     total = 0
     last = 0.0
-    rows = sql("SELECT expire_time, size FROM Cache WHERE expire_time > 0 ORDER BY expire_time", ())
+    rows = sql(
+        "SELECT expire_time, size FROM Cache WHERE expire_time > 0 ORDER BY expire_time LIMIT ?", (most,)
+    )
     for expires, size in rows:
         last = expires
         total += size

@@ -11,12 +11,15 @@ from functools import partial
 
 from lazysif.cache.block_table import TableJob
 from lazysif.cache.frame import HEADER_BYTES, pieces, worth_packing
-from lazysif.cache.store import FrameStore
+from lazysif.cache.store import EVICTED_AT_ONCE, FrameStore
 from lazysif.core.eviction import EvictionPlan, plan_eviction
 from lazysif.model import Buffer, Digest
 
 _ROW_BYTES = 512
 """What a frame costs in the database and its indices, rounded up generously (measured: 230)."""
+_DATABASE_SHARE = 16
+"""A database that occupies more than this part of the limit is asked whether it needs it: one that was once larger
+never shrinks by itself. Frames of 8 KiB, small for blocks of 128 KiB, stay below."""
 _PAGE = 4096
 _SAMPLED_TOGETHER = 8
 
@@ -155,17 +158,21 @@ def write_batch(
         packed = worth_packing(block.data for block in group)
         frames += [(b.digest, partial(pieces, b.digest, b.data, packed=packed), b.pinned) for b in group]
     incoming_bytes = sum(_stored_bytes(HEADER_BYTES + len(block.data)) for block in batch)
+    if store.used_bytes - store.frame_bytes > limit_bytes // _DATABASE_SHARE:
+        store.shrink()
     plan = plan_room(store, incoming_bytes, limit_bytes=limit_bytes, floor_bytes=floor_bytes)
     evicted = store.evict(plan.free_bytes)
-    if frames and plan.write:
+    fits = plan.write and evicted < EVICTED_AT_ONCE
+    if frames and fits:
         store.write_many(frames)
-    return BatchReport(evicted, 0 if plan.write else len(batch), store.free_bytes(), plan.disk_full)
+    return BatchReport(evicted, 0 if fits else len(batch), store.free_bytes(), plan.disk_full)
 
 
 def plan_room(store: FrameStore, incoming_bytes: int, *, limit_bytes: int, floor_bytes: int) -> EvictionPlan:
     """See `plan_eviction`, of the store as it is now. Raises: StoreTrouble: the disk does not say."""
     return plan_eviction(
-        used_bytes=store.used_bytes,
+        frame_bytes=store.frame_bytes,
+        database_bytes=store.used_bytes - store.frame_bytes,
         limit_bytes=limit_bytes,
         disk_free_bytes=store.free_bytes(),
         floor_bytes=floor_bytes,

@@ -35,7 +35,8 @@ def low_mark(limit_bytes: int) -> int:
 
 def plan_eviction(
     *,
-    used_bytes: int,
+    frame_bytes: int,
+    database_bytes: int,
     limit_bytes: int,
     disk_free_bytes: int,
     floor_bytes: int,
@@ -48,21 +49,22 @@ def plan_eviction(
     frames stay. With `incoming_bytes=0` it says what must go because the limit or the free space shrank.
 
     Args:
-        used_bytes: what the store holds now.
-        limit_bytes: the most that it may hold.
+        frame_bytes: what the store holds now, and could do without.
+        database_bytes: what its database occupies, which evicting does not shrink.
+        limit_bytes: the most that both may occupy.
         disk_free_bytes: free space of its file system.
         floor_bytes: free space that must remain.
         incoming_bytes: what is about to be written.
         step_bytes: the most to free beyond what is needed.
     """
-    over_limit = used_bytes + incoming_bytes - limit_bytes
+    over_limit = frame_bytes + database_bytes + incoming_bytes - limit_bytes
     under_floor = floor_bytes + incoming_bytes - disk_free_bytes
     needed = max(over_limit, under_floor, 0)
     if not needed:
         return EvictionPlan(0, write=True)
-    if needed > used_bytes:
+    if needed > frame_bytes:
         # A limit that was lowered below what is held is obeyed even when the write itself can never fit.
-        excess = used_bytes - limit_bytes
-        return EvictionPlan(max(excess, 0), write=False, disk_full=under_floor > used_bytes)
+        excess = min(frame_bytes + database_bytes - limit_bytes, frame_bytes)
+        return EvictionPlan(max(excess, 0), write=False, disk_full=under_floor > frame_bytes)
     slack = limit_bytes - low_mark(limit_bytes)
-    return EvictionPlan(min(needed + min(slack, step_bytes), used_bytes), write=True)
+    return EvictionPlan(min(needed + min(slack, step_bytes), frame_bytes), write=True)

@@ -22,6 +22,7 @@ from tests.support.cache_damage import (
     digest_of,
     eventually,
     fill,
+    plant_frames,
     running,
     value_file,
     value_files,
@@ -291,6 +292,38 @@ async def test_a_limit_smaller_than_a_block_serves_uncached(tmp_path):
         await written(cache)
         assert counters.cache_dropped_writes == 1
         assert cache.status().state is DiskState.NORMAL
+
+
+async def test_a_limit_below_the_size_that_the_database_once_had_keeps_blocks(tmp_path):
+    """The database never shrank and counted as evictable: nothing was kept, and nothing said so."""
+    database, few = tmp_path / "frames-v1/cache.db", [block(n) for n in range(20)]
+    async with running(tmp_path) as cache:
+        await fill(cache, few)
+    plant_frames(tmp_path, 70_000)
+    before = database.stat().st_size
+    assert before > 8 * MIB
+    async with running(tmp_path, limit_bytes=8 * MIB) as cache:
+        await eventually(lambda: database.stat().st_size < before // 4)
+        digests = await fill(cache, few)
+        assert await cache.load(digests) == dict(zip(digests, few, strict=True))
+        assert cache.status().used_bytes <= 8 * MIB
+
+
+async def test_a_large_eviction_goes_in_steps(tmp_path, monkeypatch):
+    """All at once, a limit lowered by millions of frames took longer than a call may: the disk counted as silent."""
+    monkeypatch.setattr("lazysif.cache.store.EVICTED_AT_ONCE", 50)
+    monkeypatch.setattr("lazysif.cache.write_behind.EVICTED_AT_ONCE", 50)
+    steps = []
+    async with running(tmp_path) as cache:
+        await fill(cache, [block(n) for n in range(300)])
+    async with running(tmp_path, limit_bytes=2 * MIB, tick_s=0.01) as cache:
+        inner = cache._store.evict
+        monkeypatch.setattr(cache._store, "evict", lambda size: steps.append(inner(size)) or steps[-1])
+        await eventually(lambda: cache.status().used_bytes <= 2 * MIB)
+        (digest,) = await fill(cache, [block(500)])
+        assert await cache.load([digest]) == {digest: block(500)}
+    assert max(steps) <= 51
+    assert sum(steps) > 150
 
 
 async def test_no_more_room_than_the_floor_leaves_serves_uncached(tmp_path):

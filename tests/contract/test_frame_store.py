@@ -17,7 +17,7 @@ from lazysif.cache.frame_database import FRAMES
 from lazysif.cache.frame_disk import FrameDisk
 from lazysif.cache.store import FrameStore
 from lazysif.errors import LocalDirectoryError
-from tests.support.cache_damage import block, change_rows, digest_of, value_files
+from tests.support.cache_damage import block, change_rows, digest_of, plant_frames, value_files
 
 
 @pytest.fixture
@@ -228,12 +228,7 @@ def test_a_million_frames_open_at_once(tmp_path):
     store = FrameStore(tmp_path)
     store.open()
     store.close()
-    rows = ((os.urandom(32), 1, 5e9 + n, 131072, 2, f"{n % 16:x}/{n:032x}.val") for n in range(100_000))
-    with closing(sqlite3.connect(tmp_path / FRAMES / "cache.db")) as database:
-        database.executemany(
-            "INSERT INTO Cache (key, raw, expire_time, size, mode, filename) VALUES (?, ?, ?, ?, ?, ?)", rows
-        )
-        database.commit()
+    plant_frames(tmp_path, 100_000)
     steps = []
     start = time.perf_counter()
     store.open()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import sqlite3
 import subprocess
@@ -60,6 +61,16 @@ def value_file(directory: Path, digest: Digest) -> Path:
 def change_rows(directory: Path, statement: str, *arguments: object) -> None:
     with closing(sqlite3.connect(directory / "frames-v1/cache.db")) as database:
         database.execute(statement, arguments)
+        database.commit()
+
+
+def plant_frames(directory: Path, count: int) -> None:
+    """Rows of 128 KiB each, used in turn, whose files are missing."""
+    rows = ((os.urandom(32), 1, 5e9 + n, 131072, 2, f"{n % 16:x}/{n:032x}.val") for n in range(count))
+    with closing(sqlite3.connect(directory / "frames-v1/cache.db")) as database:
+        database.executemany(
+            "INSERT INTO Cache (key, raw, expire_time, size, mode, filename) VALUES (?, ?, ?, ?, ?, ?)", rows
+        )
         database.commit()
 
 
