@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Container
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -97,15 +98,24 @@ class BlockTables:
         except OSError:
             pass  # refetched some day
 
-    def delete_unused(self, now_s: float | None = None) -> int:
-        """Delete the files of tables not opened for `UNUSED_S`; returns how many. Blocking, never raises."""
-        limit = (time.time() if now_s is None else now_s) - UNUSED_S
+    def open_paths(self) -> set[Path]:
+        """The files of the tables in memory."""
+        return set(self._tables)
+
+    def delete_unused(self, kept: Container[Path]) -> int:
+        """Delete the files of tables not opened for `UNUSED_S`; returns how many. Blocking, never raises.
+
+        Args:
+            kept: those in memory, which count as opened.
+        """
+        limit = time.time() - UNUSED_S
         deleted = 0
         try:
             for entry in os.scandir(self.directory):
                 if (
                     entry.is_file(follow_symlinks=False)
                     and entry.stat(follow_symlinks=False).st_mtime < limit
+                    and Path(entry.path) not in kept
                 ):
                     os.unlink(entry.path)
                     deleted += 1

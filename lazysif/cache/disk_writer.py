@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 _ROOM_BYTES = 1 << 20
 """What must fit before a full disk counts as well again: a few blocks."""
+_SWEEP_S = 86400.0
+"""From one search for tables long unused to the next."""
 
 
 class DiskWriter:
@@ -80,7 +82,7 @@ class DiskWriter:
         self._store.open()
         try:
             self._tables.prepare()
-            self._tables.delete_unused()
+            self._tables.delete_unused(kept=())
         except OSError as error:
             raise StoreTrouble(Trouble.IO, str(error)) from error
 
@@ -90,6 +92,7 @@ class DiskWriter:
         Blocks gather before they are written, then all of them: a start has the processor to itself meanwhile.
         """
         next_tick = trio.current_time()
+        next_sweep = next_tick + _SWEEP_S
         while True:
             now = trio.current_time()
             last = self._access.closing
@@ -102,6 +105,10 @@ class DiskWriter:
             for flushed in flushes:
                 flushed.set()
             await self._repair_some()
+            if now >= next_sweep and self._access.health.may_write:
+                next_sweep = now + _SWEEP_S
+                call = partial(self._tables.delete_unused, kept=self._tables.open_paths())
+                await self._thread.run(call, self._settings.write_timeout_s)
             if now >= next_tick and not gathers:
                 next_tick = trio.current_time() + self._settings.tick_s
             if last and not (self._backlog.has_blocks and self._access.health.may_write):
@@ -141,7 +148,7 @@ class DiskWriter:
             limit_bytes=self._settings.limit_bytes,
             floor_bytes=self._settings.min_free_bytes,
         )
-        if chore and not work.batch:
+        if chore:
             self._store.do_chore()
         return report
 
@@ -161,7 +168,8 @@ class DiskWriter:
         jobs = self._tables.take_dirty()
         if not jobs:
             return
-        failed = await self._thread.run(partial(write_tables, jobs), self._settings.write_timeout_s)
+        call = partial(write_tables, self._tables, jobs)
+        failed = await self._thread.run(call, self._settings.write_timeout_s, (OSError,))
         for job, intact in failed if failed is not None else [(job, False) for job in jobs]:
             job.table.give_back(job, all_records=not intact)
         if failed:
@@ -187,6 +195,7 @@ class DiskWriter:
             return True
 
         def attempt() -> bool:
+            self._store.remove_set_aside()  # what is missing may be its room, even for a new database
             self._store.probe()
             self._check_room()
             self._tables.prepare()

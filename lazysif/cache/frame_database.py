@@ -77,6 +77,20 @@ class DiskCache(Protocol):
     def close(self) -> None: ...
 
 
+class _Cache(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
+    """One whose connection is closed where it cannot be opened to the end.
+
+    Left open, each attempt on a full disk cost two descriptors, and a piece of a log that nobody could put away.
+    """
+
+    def __init__(self, directory: str, **settings: object) -> None:
+        try:
+            super().__init__(directory, **settings)
+        except BaseException:
+            close_connection(self)
+            raise
+
+
 class FrameDatabase:
     """The database of one cache directory, and the lock of that directory.
 
@@ -117,15 +131,13 @@ class FrameDatabase:
                 value = action(self._current())
                 self.measure()
             except REFUSALS as error:
-                cause = self._cause(error)
+                trouble, why = self._judge(error)
                 self.disconnect()
-                trouble = trouble_of(cause) or self.read_trouble()
+                trouble = trouble or self.read_trouble()
                 if trouble is not None or attempt == 3:
-                    raise StoreTrouble(
-                        trouble or Trouble.DATABASE, f"{type(cause).__name__}: {cause}"
-                    ) from error
+                    raise StoreTrouble(trouble or Trouble.DATABASE, why) from error
                 if attempt == 2:
-                    self._set_aside(cause)
+                    self._set_aside(why)
             else:
                 return value
         raise AssertionError("unreachable")
@@ -183,7 +195,7 @@ class FrameDatabase:
     def begin_anew(self, why: str) -> None:
         """Set the database aside, whatever this connection thinks of it. Raises: StoreTrouble."""
         self.disconnect()
-        self._set_aside(ValueError(why))
+        self._set_aside(why)
         self.write(lambda _: None)
 
     def disconnect(self) -> None:
@@ -232,7 +244,7 @@ class FrameDatabase:
         for number in range(FOLDERS):
             (self.frames / f"{number:x}").mkdir(mode=0o700, exist_ok=True)
         self._refuse_other_files()
-        cache: DiskCache = diskcache.Cache(str(self.frames), timeout=_BUSY_S, disk=FrameDisk, **_SETTINGS)
+        cache: DiskCache = _Cache(str(self.frames), timeout=_BUSY_S, disk=FrameDisk, **_SETTINGS)
         self._use(cache)
         self._file = os.stat(self.frames / "cache.db")
         self.cache = cache
@@ -253,6 +265,12 @@ class FrameDatabase:
             return False
         return self._file is not None and os.path.samestat(found, self._file)
 
+    def _judge(self, error: Exception) -> tuple[Trouble | None, str]:
+        """What an error is (`judge`), and what it says: a local name for its cause would keep frames alive, and
+        with them the statements of a connection that is to be closed."""
+        cause = self._cause(error)
+        return trouble_of(cause), f"{type(cause).__name__}: {cause}"
+
     def _cause(self, error: Exception) -> Exception:
         """What is behind diskcache's `Timeout`, which hides why a transaction could not begin, and behind its
         ROLLBACK of one that SQLite has rolled back already."""
@@ -266,11 +284,9 @@ class FrameDatabase:
                 return cause
         return error
 
-    def _set_aside(self, error: Exception) -> None:
+    def _set_aside(self, why: str) -> None:
         """Move the damaged database and its frames out of the way; they are removed later, piece by piece."""
-        log.warning(
-            "block store %s is damaged and is begun anew: %s: %s", self.frames, type(error).__name__, error
-        )
+        log.warning("block store %s is damaged and is begun anew: %s", self.frames, why)
         self.cache = None
         self.used_bytes = self.frame_bytes = 0
         self.set_aside_count += 1

@@ -23,10 +23,15 @@ def chores(directory: Path, cache: DiskCache) -> Iterator[None]:
         directory: of the cache.
         cache: must be the open database at each piece.
     """
-    for path in sorted(directory.glob(f"{FRAMES}.damaged-*")):
-        yield from remove_slowly(path)
+    yield from remove_set_aside(directory)
     for number in range(FOLDERS):
         yield from _sweep(directory / FRAMES, cache, number)
+
+
+def remove_set_aside(directory: Path) -> Iterator[None]:
+    """Remove the databases set aside and their frames, in short pieces; it needs no database."""
+    for path in sorted(directory.glob(f"{FRAMES}.damaged-*")):
+        yield from remove_slowly(path)
 
 
 def _sweep(frames: Path, cache: DiskCache, number: int) -> Iterator[None]:

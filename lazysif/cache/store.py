@@ -206,6 +206,10 @@ class FrameStore:
         """
         return self._database.write(lambda _: next(self._chores, self) is None)
 
+    def remove_set_aside(self) -> None:
+        """One short piece of the removal of databases set aside, whether or not there is room for a new one."""
+        next(reconcile.remove_set_aside(self.directory), None)
+
     def strike_rows(self, rows: Iterable[tuple[int, bytes | None]]) -> int:
         """Delete rows by number, where they name the file that they named; returns how many there were.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from lazysif.cache.block_table import TableJob
+from lazysif.cache.block_tables import BlockTables
 from lazysif.cache.frame import HEADER_BYTES, pieces, worth_packing
 from lazysif.cache.store import EVICTED_AT_ONCE, FrameStore
 from lazysif.core.eviction import EvictionPlan, plan_eviction
@@ -180,8 +181,12 @@ def plan_room(store: FrameStore, incoming_bytes: int, *, limit_bytes: int, floor
     )
 
 
-def write_tables(jobs: Iterable[TableJob]) -> list[tuple[TableJob, bool]]:
-    """Write records; returns the jobs to be given back, and whether the rest of their file is intact."""
+def write_tables(tables: BlockTables, jobs: Iterable[TableJob]) -> list[tuple[TableJob, bool]]:
+    """Write records; returns the jobs to be given back, and whether the rest of their file is intact.
+
+    Raises: see `BlockTables.prepare`: somebody may have removed the directory.
+    """
+    tables.prepare()
     failed: list[tuple[TableJob, bool]] = []
     for job in jobs:
         try:

@@ -492,7 +492,7 @@ def test_a_table_harmed_while_open_is_written_whole_again(tmp_path, tables, harm
 def test_tables_of_images_long_unused_are_deleted(tmp_path, tables):
     old, new = written_table(tables), written_table(tables, OTHER)
     os.utime(old, (1, 1))
-    assert tables.delete_unused() == 1
+    assert tables.delete_unused(kept=()) == 1
     assert (old.exists(), new.exists()) == (False, True)
 
 
@@ -500,7 +500,35 @@ def test_opening_counts_as_use(tmp_path, tables):
     path = written_table(tables)
     os.utime(path, (1, 1))
     reread(tmp_path)
-    assert tables.delete_unused() == 0
+    assert tables.delete_unused(kept=()) == 0
+
+
+async def test_a_daemon_that_runs_for_months_deletes_tables_long_unused(tmp_path, monkeypatch):
+    """All but those that it has open, whose files may be as old."""
+    monkeypatch.setattr("lazysif.cache.disk_writer._SWEEP_S", 0.05)
+    async with running(tmp_path) as cache:
+        table = await cache.open_table(IMAGE, 8)
+        table.set(3, DIGESTS[0])
+        await eventually(table.path.exists)
+        forgotten = table.path.with_name(f"{OTHER}-8.table")
+        forgotten.write_bytes(b"old")
+        for path in (table.path, forgotten):
+            os.utime(path, (1, 1))
+        await eventually(lambda: not forgotten.exists())
+        assert table.path.exists()
+
+
+async def test_tables_are_written_again_where_their_directory_was_removed(tmp_path):
+    counters = Counters()
+    async with running(tmp_path, counters) as cache:
+        table = await cache.open_table(IMAGE, 8)
+        table.set(3, DIGESTS[0])
+        await eventually(table.path.exists)
+        shutil.rmtree(tmp_path / "tables-v1")
+        table.set(4, DIGESTS[1])
+        await eventually(table.path.exists)
+    assert counters.unexpected_errors == 0
+    assert reread(tmp_path)[0] == [None, None, None, *DIGESTS[:2], None, None, None]
 
 
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "A" * 32, "0" * 31])
@@ -591,6 +619,34 @@ class TestFileSystems:
             assert counters.frames_evicted > 0
             assert await cache.load(digests[-1:]) == {digests[-1]: block(299)}
             assert cache.status().state is DiskState.NORMAL
+
+    def test_a_database_that_cannot_be_begun_leaves_no_connection(self, small_disk):
+        """Each attempt cost two descriptors, and held a log that nobody could put away."""
+        store = FrameStore(small_disk / "cache")
+        status = os.statvfs(small_disk)
+        (small_disk / "filler").write_bytes(bytes(status.f_bavail * status.f_frsize - 70_000))
+        for _ in range(3):
+            with pytest.raises(StoreTrouble):
+                store.open()
+        left = [os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if entry.is_symlink()]
+        assert not [name for name in left if name.startswith(str(store.frames))]
+        store.close()
+
+    async def test_a_full_disk_gets_back_the_room_of_what_was_set_aside(self, small_disk, monkeypatch):
+        """Nothing can be evicted from a new database: only the removal of the old one makes room."""
+        monkeypatch.setattr("lazysif.cache.value_file._REMOVED_AT_ONCE", 100)
+        directory = small_disk / "cache"
+        async with running(directory) as cache:
+            await fill(cache, [block(n, 5000) for n in range(220)])
+        garbage(directory / "frames-v1" / "cache.db")
+        status = os.statvfs(small_disk)
+        (small_disk / "filler").write_bytes(bytes(status.f_bavail * status.f_frsize - MIB // 8))
+        async with running(directory, min_free_bytes=MIB // 4) as cache:
+            await eventually(lambda: cache.status().trouble == "full")
+            await eventually(lambda: not list(directory.glob("frames-v1.damaged-*")))
+            await eventually(lambda: cache.status().state is DiskState.NORMAL)
+            (digest,) = await fill(cache, [block(500)])
+            assert await cache.load([digest]) == {digest: block(500)}
 
     async def test_a_read_only_disk_is_read_on_and_written_again(self, small_disk):
         directory = small_disk / "cache"
