@@ -22,7 +22,7 @@ import diskcache
 
 from lazysif.cache.directory import DirectoryLock, prepare_directory
 from lazysif.cache.frame_disk import FOLDERS, FrameDisk
-from lazysif.cache.trouble import StoreTrouble, judge, judge_os
+from lazysif.cache.trouble import UNREADABLE, StoreTrouble, judge, read_trouble
 from lazysif.core.disk_health import Trouble
 from lazysif.model import Digest
 
@@ -133,7 +133,8 @@ class FrameDatabase:
             except REFUSALS as error:
                 trouble, why = self._judge(error)
                 self.disconnect()
-                trouble = trouble or self.read_trouble()
+                if trouble is None and (trouble := read_trouble(self.frames)) is not None:
+                    why = f"{UNREADABLE}: {trouble}"
                 if trouble is not None or attempt == 3:
                     raise StoreTrouble(trouble or Trouble.DATABASE, why) from error
                 if attempt == 2:
@@ -177,20 +178,6 @@ class FrameDatabase:
         """
         prepare_directory(self._directory)
         self._lock.acquire()
-
-    def read_trouble(self) -> Trouble | None:
-        """What the disk does where it does not give the bytes of the database, which SQLite may call damage.
-
-        It is read whole, some 230 bytes a frame, much of it from the page cache.
-        """
-        for name in ("cache.db", "cache.db-wal"):
-            try:
-                _read_through(self.frames / name)
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                return judge_os(error)
-        return None
 
     def begin_anew(self, why: str) -> None:
         """Set the database aside, whatever this connection thinks of it. Raises: StoreTrouble."""
@@ -301,14 +288,6 @@ class FrameDatabase:
         while (path := self._directory / f"{FRAMES}.damaged-{number}").exists():
             number += 1
         return path
-
-
-def _read_through(path: Path) -> None:
-    """Raises: OSError: a regular file there cannot be read to its end."""
-    if stat.S_ISREG(path.lstat().st_mode):
-        with open(path, "rb", buffering=0) as file:
-            while file.read(1 << 20):
-                pass
 
 
 def close_connection(cache: DiskCache) -> None:

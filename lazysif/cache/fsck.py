@@ -22,7 +22,8 @@ from lazysif.cache.fsck_repair import DiscardDatabase, Repair, repair
 from lazysif.cache.fsck_report import Kind, Report
 from lazysif.cache.fsck_tables import TableSurvey
 from lazysif.cache.store import FrameStore
-from lazysif.cache.trouble import StoreTrouble
+from lazysif.cache.table_file import TABLES
+from lazysif.cache.trouble import UNREADABLE, StoreTrouble, read_trouble
 from lazysif.cache.value_file import remove_slowly
 from lazysif.errors import LocalDirectoryError
 from lazysif.model import Digest
@@ -59,6 +60,8 @@ class Survey:
                 yield from FrameSurvey(self._view, self._report).steps()
                 yield from check_orphans(self._view, self._report)
         except DamagedDatabase as error:
+            if (trouble := read_trouble(self._view.frames)) is not None:
+                raise StoreTrouble(trouble, f"{UNREADABLE}: {trouble}") from error
             self._report.count(Kind.DATABASES)
             yield [DiscardDatabase(str(error))]
         yield from self._tables.steps()
@@ -73,6 +76,10 @@ def check_offline(directory: Path, *, dry_run: bool, tell: Callable[[Report], No
     if not os.path.isdir(directory):
         raise LocalDirectoryError(
             f"there is no cache directory {directory}", hint="name it with --cache-dir or --config"
+        )
+    if not _may_be_cache(directory):
+        raise LocalDirectoryError(
+            f"directory {directory} is not a cache of lazysif", hint="name one with --cache-dir or --config"
         )
     began = time.monotonic()
     report = Report(str(directory), dry_run=dry_run)
@@ -99,3 +106,12 @@ def check_offline(directory: Path, *, dry_run: bool, tell: Callable[[Report], No
     report.running = False
     report.seconds = round(time.monotonic() - began, 3)
     return report
+
+
+def _may_be_cache(directory: Path) -> bool:
+    """Asked before anything is made there, the lock for one. True where it cannot be listed: the claim says why."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return True
+    return any(name in (FRAMES, TABLES) or name.startswith(f"{FRAMES}.damaged-") for name in names)

@@ -1,9 +1,11 @@
-"""What an error of SQLite or of the file system says about the disk, or about the database on it. Pure."""
+"""What an error of SQLite or of the file system says about the disk, or about the database on it."""
 
 from __future__ import annotations
 
 import errno
 import sqlite3
+import stat
+from pathlib import Path
 
 from lazysif.core.disk_health import Trouble
 
@@ -16,6 +18,7 @@ class StoreTrouble(Exception):
         self.trouble = trouble
 
 
+UNREADABLE = "the disk does not let the database be read"
 _TROUBLES = {
     sqlite3.SQLITE_FULL: Trouble.FULL,
     sqlite3.SQLITE_READONLY: Trouble.READ_ONLY,
@@ -46,3 +49,26 @@ def judge_os(error: OSError) -> Trouble:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Trouble.FULL
     return Trouble.READ_ONLY if error.errno == errno.EROFS else Trouble.IO
+
+
+def read_trouble(frames: Path) -> Trouble | None:
+    """What the disk does where it does not give the bytes of the database in `frames`, which SQLite may call damage.
+
+    It is read whole, some 230 bytes a frame, much of it from the page cache.
+    """
+    for name in ("cache.db", "cache.db-wal"):
+        try:
+            _read_through(frames / name)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            return judge_os(error)
+    return None
+
+
+def _read_through(path: Path) -> None:
+    """Raises: OSError: a regular file there cannot be read to its end."""
+    if stat.S_ISREG(path.lstat().st_mode):
+        with open(path, "rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass

@@ -15,6 +15,7 @@ import click
 
 from lazysif.cache.fsck import check_offline
 from lazysif.cache.fsck_report import Kind, Report
+from lazysif.cli.directory import directory_given
 from lazysif.config.load import load_config
 from lazysif.config.tables import Config
 from lazysif.control.address import sockets
@@ -42,7 +43,7 @@ _WORDS = {
 
 
 @click.command("fsck")
-@click.option("--cache-dir", type=click.Path(path_type=Path), help="Directory of the block cache.")
+@click.option("--cache-dir", callback=directory_given, help="Directory of the block cache.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file that names it.")
 @click.option("--dry-run", is_flag=True, help="Report, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="The whole report, for programs.")
@@ -53,14 +54,14 @@ def fsck_command(cache_dir: Path | None, config_file: Path | None, dry_run: bool
     well, 1 something was wrong (and, without --dry-run, is repaired), 2 usage or configuration, 4 the directory
     cannot be used or checked. Records of frames that were evicted are struck off, and are no fault.
     """
-    config = load_config(config_file) if config_file is not None else Config()
-    directory = cache_dir if cache_dir is not None else config.cache.dir
-    socket = _daemon_of(directory)
+    if cache_dir is None:
+        cache_dir = (load_config(config_file) if config_file is not None else Config()).cache.dir
+    socket = _daemon_of(cache_dir)
     with _progress() as tell:
         if socket is not None:
-            document = _check_online(socket, directory, dry_run, tell)
+            document = _check_online(socket, cache_dir, dry_run, tell)
         else:
-            report = check_offline(directory, dry_run=dry_run, tell=lambda report: tell(_brief(report)))
+            report = check_offline(cache_dir, dry_run=dry_run, tell=lambda report: tell(_brief(report)))
             document = report.document()
     if as_json:
         click.echo(json.dumps(document, indent=2))

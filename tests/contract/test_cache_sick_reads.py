@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from lazysif.cache.frame import encode
+from lazysif.cache.store import FrameStore
 from lazysif.core.disk_health import DiskState
 from lazysif.telemetry import Counters
 from tests.support.cache_damage import block, digest_of, eventually, fill, running
@@ -36,6 +38,26 @@ def test_a_database_that_cannot_be_read_is_not_set_aside(tmp_path, shim, job, nu
     words = [sys.executable, "-m", __name__, job, str(tmp_path), f"{number} {often}"]
     ended = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("words", [["fsck"], ["fsck", "--dry-run"]], ids=" ".join)
+def test_a_check_takes_no_sick_disk_for_a_damaged_database(tmp_path, shim, words):
+    directory = tmp_path / "cache"
+    store = FrameStore(directory)
+    store.open()
+    store.write_many((digest_of(b), encode(digest_of(b), b), False) for b in BLOCKS)
+    store.close()
+    sick = tmp_path / "sick"
+    sick.write_text(str(errno.EIO))
+    environ = {**os.environ, "LD_PRELOAD": str(shim), "SICK_READS": str(sick)}
+    command = [sys.executable, "-m", "lazysif", *words, "--cache-dir", str(directory)]
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stderr.count("\n") == 1
+    assert "cannot be checked: the disk does not let the database be read: i/o error" in ended.stderr
+    assert ended.returncode == 4
+    sick.unlink()
+    assert subprocess.run(command, timeout=60, check=False).returncode == 0
+    assert not list(directory.glob("*.damaged-*"))
 
 
 async def live_through(job: str, directory: Path, sickness: str) -> None:

@@ -303,9 +303,23 @@ def test_directories_that_cannot_be_used(tmp_path, directory):
         check(directory)
 
 
-def test_an_empty_directory_is_clean(tmp_path):
-    report, found = check(tmp_path)
-    assert (report.clean, found, report.frames) == (True, {}, 0)
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("names", [[], ["lock", "notes.txt"], ["frames-v2", "tables-v2"]])
+def test_a_directory_that_is_no_cache_is_left_alone(tmp_path, names, dry_run):
+    """Regression: all was well with it, and it got a file `lock`."""
+    directory = tmp_path / "home"
+    directory.mkdir()
+    for name in names:
+        (directory / name).touch()
+    with pytest.raises(LocalDirectoryError, match=f"{directory} is not a cache of lazysif"):
+        check(directory, dry_run=dry_run)
+    assert sorted(path.name for path in directory.iterdir()) == names
+
+
+@pytest.mark.parametrize("name", ["frames-v1", "frames-v1.damaged-2", "tables-v1"])
+def test_a_part_of_a_cache_is_checked(tmp_path, name):
+    (tmp_path / name).mkdir()
+    assert check(tmp_path)[0].clean
 
 
 # --- the command -----------------------------------------------------------------------------------------
@@ -343,6 +357,11 @@ def test_the_command_says_what_it_found(tmp_path, directory):
     done = command(tmp_path, "--cache-dir", tmp_path / "missing")
     assert (done.returncode, done.stdout) == (4, "")
     assert "there is no cache directory" in done.stderr
+    done = command(tmp_path, "--cache-dir", tmp_path, "--dry-run")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr == f"lazysif: directory {tmp_path} is not a cache of lazysif; " + (
+        "name one with --cache-dir or --config\n"
+    )
 
 
 # --- beside readers --------------------------------------------------------------------------------------
