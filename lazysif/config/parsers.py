@@ -83,7 +83,7 @@ PARSERS: dict[type[Table], dict[str, Parser]] = {
 }
 
 
-def secret_files(remote: RemoteConfig) -> list[Path]:
-    """The files that a remote's secrets are in."""
-    keys = [key for key, parse in PARSERS[type(remote)].items() if parse is files.secret_file]
-    return [file for key in keys if (file := getattr(remote, key, None)) is not None]
+def secret_files(table: Table) -> list[Path]:
+    """The files that the secrets of a remote, or of [traces], are in."""
+    keys = [key for key, parse in PARSERS[type(table)].items() if parse is files.secret_file]
+    return [file for key in keys if (file := getattr(table, key, None)) is not None]

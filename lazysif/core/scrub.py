@@ -69,4 +69,4 @@ def _forms(secret: str) -> list[str]:
     if len(secret) < _SHORTEST_KNOWN:
         return []
     coded = base64.b64encode(secret.encode(errors="surrogateescape")).decode().rstrip("=")
-    return list(dict.fromkeys((secret, quote(secret, safe=""), coded)))
+    return list(dict.fromkeys((secret, quote(secret, safe="", errors="surrogateescape"), coded)))

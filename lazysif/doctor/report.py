@@ -14,6 +14,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from urllib.parse import unquote
+
+import msgspec
 
 from lazysif import __version__
 from lazysif.config.files import read_secret
@@ -102,9 +105,11 @@ def gather(asked: Asked) -> dict[str, str]:
 
 
 def _scrubbed(name: str, text: str, known: Iterable[str]) -> str:
-    """JSON is scrubbed string by string first, so that programs can still read it."""
+    """JSON is scrubbed string by string first, so that programs can still read it, and then by its look alone:
+    somebody's query has `raw=true`."""
     if name.endswith(".json"):
         text = json.dumps(_scrubbed_value(json.loads(text), known), indent=2, ensure_ascii=False)
+        return scrub(text)
     return scrub(text, known)
 
 
@@ -115,7 +120,7 @@ def _scrubbed_value(value: object, known: Iterable[str]) -> object:
         case list():
             return [_scrubbed_value(item, known) for item in value]
         case dict():
-            return {key: _scrubbed_value(item, known) for key, item in value.items()}
+            return {scrub(key, known): _scrubbed_value(item, known) for key, item in value.items()}
         case _:
             return value
 
@@ -145,9 +150,13 @@ def may_write(path: Path) -> bool:
 
 def _secrets(config: Config) -> Iterator[str]:
     """What must not be in the report, in whatever form. It goes through a pipe to our parent and nowhere else."""
-    for remote in config.remotes:
-        yield from _query(remote.url)
-        for file in secret_files(remote):
+    for uri in config.images.values():
+        yield from _query(uri)
+    for table in (config.traces, *config.remotes):
+        for key, value in msgspec.structs.asdict(table).items():
+            if key.endswith("url"):
+                yield from _query(value)
+        for file in secret_files(table):
             try:
                 yield read_secret(file)
             except LazysifError:
@@ -166,7 +175,9 @@ def _query(url: str) -> Iterator[str]:
     query = url.partition("?")[2]
     if query:
         yield query
-        yield from (part.partition("=")[2] for part in query.split("&"))
+    for part in query.split("&"):
+        value = part.partition("=")[2]
+        yield from (value, unquote(value))
 
 
 def _status(path: Path) -> Iterator[tuple[str, str]]:

@@ -50,6 +50,10 @@ def test_known_secrets_go_however_they_are_written(secret):
         assert scrub(f"x {form} y", [secret]).startswith(f"x {GONE}")
 
 
+def test_a_secret_that_is_no_text_is_taken_too():
+    assert scrub("x caf\udce9 caf%E9 y", ["caf\udce9"]) == f"x {GONE} {GONE} y"
+
+
 def test_a_known_secret_of_nothing_takes_nothing():
     assert scrub("all of it", ["", "a"]) == "all of it"
 
