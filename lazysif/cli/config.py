@@ -44,10 +44,11 @@ def _unserved(file: Path) -> list[str]:
 @click.option("--config", "file", type=click.Path(path_type=Path), help="TOML file with the remotes.")
 def show_command(source: str | None, file: Path | None) -> int:
     """Print what is in force: with FILE, for `lazysif mount SOURCE`, or the defaults alone."""
-    config = Config()
     if file is not None:
         config = load_config(file)
     elif source is not None:
         config = config_for_source(source)
+    else:
+        config = Config()
     click.echo(render(config))
     return 0

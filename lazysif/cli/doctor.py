@@ -9,6 +9,7 @@ import click
 
 from lazysif.core.diagnosis.finding import Finding, Verdict, problem_count
 from lazysif.doctor.asked import Asked
+from lazysif.errors import ConfigError
 
 _COLOURS = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.PROBLEM: "bold red"}
 
@@ -54,11 +55,13 @@ def asked_for(
     state_dir: str | None,
     image: str | None = None,
 ) -> Asked:
-    """The positional arguments told apart: a source is a URL. Raises: click.UsageError."""
+    """The positional arguments told apart: a source is a URL. Raises: click.UsageError, ConfigError."""
     sources = [argument for argument in arguments if "://" in argument]
     mountpoints = [argument for argument in arguments if "://" not in argument]
     if len(sources) > 1 or len(mountpoints) > 1 or (sources and config_file is not None):
         raise click.UsageError("give SOURCE (a URL) or --config FILE, and MOUNTPOINT, each at most once")
+    if "" in arguments:
+        raise ConfigError("the name of the mountpoint is empty", hint="name a directory, or leave it out")
     settings = {"cache.dir": cache_dir, "state.dir": state_dir}
     return Asked(
         config_file=config_file,

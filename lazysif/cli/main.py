@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
 import click
 
 from lazysif import __version__
+from lazysif.cli.output import guard_standard_output
 from lazysif.errors import ConfigError, LazysifError, LocalDirectoryError, MountError
 
 EXIT_CODES: dict[type[LazysifError], int] = {ConfigError: 2, MountError: 3, LocalDirectoryError: 4}
@@ -55,6 +57,7 @@ def cli() -> None:
 
 def run() -> int:
     """The command's exit code."""
+    guard_standard_output()
     try:
         result = cli.main(prog_name="lazysif", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -66,3 +69,17 @@ def run() -> int:
     except LazysifError as error:
         print(f"lazysif: {error}", file=sys.stderr)
         return exit_code(error)
+    except FileNotFoundError:
+        if not _working_directory_is_gone():
+            raise
+        print("lazysif: the working directory is gone; change to another one", file=sys.stderr)
+        return 1
+
+
+def _working_directory_is_gone() -> bool:
+    """As of a job whose scratch directory was deleted; whatever names a relative path fails then."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False

@@ -23,6 +23,7 @@ from lazysif.control.address import (
     make_runtime_directory,
     mounted_file,
     upgrade_file,
+    write_whole,
 )
 from lazysif.errors import ConfigError, LazysifError, LocalDirectoryError, MountError
 from lazysif.fuse.mountinfo import find_mount
@@ -139,16 +140,16 @@ class Mounted(msgspec.Struct, frozen=True):
         return Mounted(self.request, to_toml(config), self.foreground)
 
     def write(self, mountpoint: str) -> None:
-        file = mounted_file(mountpoint)
-        file.touch(mode=0o600)
-        file.write_bytes(msgspec.json.encode(self))
+        """Raises: LocalDirectoryError."""
+        # names of files that are no UTF-8 go through `json`, and not through msgspec's encoder
+        write_whole(mounted_file(mountpoint), json.dumps(msgspec.to_builtins(self)).encode())
 
     @classmethod
     def read(cls, mountpoint: str) -> Mounted | None:
         """None where nothing was mounted, or by a version that wrote it otherwise."""
         try:
-            return msgspec.json.decode(mounted_file(mountpoint).read_bytes(), type=cls)
-        except (OSError, msgspec.MsgspecError):
+            return msgspec.convert(json.loads(mounted_file(mountpoint).read_bytes()), cls)
+        except (OSError, ValueError):
             return None
 
 
@@ -180,6 +181,10 @@ def _positional(arguments: tuple[str, ...], config_file: object) -> tuple[str, s
 def check_mountpoint(given: str) -> str:
     """The absolute path of a directory that nothing of ours is mounted at. Raises: MountError."""
     mountpoint = absolute_mountpoint(given)
+    try:
+        mountpoint.encode()
+    except UnicodeEncodeError:
+        raise MountError(f"mountpoint {mountpoint} is not UTF-8", hint="choose another directory") from None
     mounted = find_mount(mountpoint)
     if mounted is not None and mounted.kind == "fuse.lazysif":
         raise MountError(

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from lazysif.cli.directory import directory_given
 from lazysif.cli.mount import Mounted
 from lazysif.cli.trace_record import record_command
 from lazysif.config.load import load_config
@@ -41,7 +42,7 @@ def trace_group() -> None:
 def _with_store(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say whose traces are meant."""
     for option in (
-        click.option("--state-dir", type=click.Path(path_type=Path), help="State directory of the daemon."),
+        click.option("--state-dir", callback=directory_given, help="State directory of the daemon."),
         click.option("--config", "file", type=click.Path(path_type=Path), help="The daemon's configuration."),
     ):
         command = option(command)
@@ -94,7 +95,8 @@ def show_command(
         if draw.suffix != ".svg":
             raise ConfigError(f"--draw {draw}: pictures are SVG", hint="name the file with .svg at its end")
         try:
-            draw.write_text(picture(trace, trace.name or Path(image).name))
+            drawn = picture(trace, trace.name or Path(image).name)
+            draw.write_text(drawn, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise ConfigError(f"{draw} cannot be written: {error.strerror}") from error
     if as_json:
@@ -226,7 +228,7 @@ def _find(image: str, state_dir: Path | None, file: Path | None) -> Trace:
     store = _store(state_dir, file, image)
     if is_key(image):
         trace = store.load(image)
-    elif path.is_file():
+    elif _is_file(path):
         trace = store.load(_key_of(path))
     else:
         named = [t for t in store.traces() if t.name == image or t.name.endswith(f"/{image}")]
@@ -237,6 +239,14 @@ def _find(image: str, state_dir: Path | None, file: Path | None) -> Trace:
     if trace is None or not trace.paths:
         raise NoSuchEntry(f"no start of {image} is known in {store.directory}", hint="see lazysif trace list")
     return trace
+
+
+def _is_file(path: Path) -> bool:
+    """Raises: ConfigError: nobody can say, as it is too long or lies where this user may not look."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _mounted_path(uri: str) -> Path:

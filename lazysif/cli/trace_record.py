@@ -46,11 +46,11 @@ def record_command(file: Path | None, output: Path | None, image: str, command: 
         raise click.UsageError("COMMAND names no image: write {} where it stands")
     before = _before(target)
     with _mounted(_config(file, image, name), name if is_uri(image) else image) as (path, state_dir, umount):
-        done = subprocess.run([word.replace("{}", str(path)) for word in command], check=False)
+        code = _run([word.replace("{}", str(path)) for word in command])
         umount()
         recorded = next(TraceStore(state_dir).traces(), None)
-    if done.returncode:
-        raise LazysifError(f"the command ended with {done.returncode}: nothing is recorded")
+    if code:
+        raise LazysifError(f"the command ended with {code}: nothing is recorded")
     if recorded is None:
         raise LazysifError("the command read nothing of the image that is worth recording")
     trace = merge_all(before, recorded) if before is not None and before.key == recorded.key else recorded
@@ -61,6 +61,16 @@ def record_command(file: Path | None, output: Path | None, image: str, command: 
     blocks = len(recorded.paths[0].blocks)
     click.echo(f"{target}: a start of {blocks} blocks, {len(trace.paths)} paths in all")
     return 0
+
+
+def _run(command: Sequence[str]) -> int:
+    """The exit code. Raises: LazysifError."""
+    try:
+        return subprocess.run(command, check=False).returncode
+    except OSError as error:
+        raise LazysifError(
+            f"the command {command[0]} cannot be run: {error.strerror}; nothing is recorded"
+        ) from error
 
 
 def _name(image: str) -> str:

@@ -47,10 +47,13 @@ def umount_command(mountpoint: str, lazy: bool) -> int:
 
 def _unmount(command: list[str]) -> subprocess.CompletedProcess[str]:
     """Tried again for a moment where the mount is busy: what reads ahead of jobs closes an image some milliseconds
-    behind the last of them."""
+    behind the last of them. Raises: MountError."""
     deadline = time.monotonic() + _BUSY_S
     while True:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise MountError(f"{command[0]} cannot be run: {error.strerror}", hint="see PATH") from error
         if done.returncode == 0 or "busy" not in done.stderr or time.monotonic() > deadline:
             return done
         time.sleep(0.02)

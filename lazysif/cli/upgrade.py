@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from lazysif.cli.mount import daemon_command
-from lazysif.control.address import absolute_mountpoint, socket_path, upgrade_file
+from lazysif.control.address import absolute_mountpoint, socket_path, upgrade_file, write_whole
 from lazysif.control.client import fetch_status
 from lazysif.errors import MountError
 
@@ -48,8 +48,7 @@ def hand_over(path: str, order: dict[str, Any]) -> tuple[dict[str, Any], dict[st
     if before is None:
         raise MountError(f"no daemon answers for {path}")
     file = upgrade_file(path)
-    file.touch(mode=0o600)
-    file.write_text(json.dumps(order))
+    write_whole(file, json.dumps(order).encode())
     try:
         os.kill(int(before["keeper_pid"]), signal.SIGHUP)
         after = _wait_for_another(path, int(before["pid"]))

@@ -123,7 +123,7 @@ def _order(image: _Asked, query: dict[str, str]) -> tuple[Path, Document]:
     refusal = ""
     for socket in image.sockets:
         try:
-            target = f"/warm?{urlencode({'image': image.name, **query})}"
+            target = f"/warm?{urlencode({'image': image.name, **query}, errors='surrogateescape')}"
             return socket, fetch_document(socket, target, "POST")
         except Refused as error:
             refusal = str(error)

@@ -15,6 +15,7 @@ from lazysif.config.kinds import kind_of
 from lazysif.config.parsers import PARSERS
 from lazysif.config.remote import RemoteConfig
 from lazysif.config.tables import TABLES, Config, TracesConfig
+from lazysif.errors import ConfigError
 from lazysif.toml_text import KeyPath
 
 _T = TypeVar("_T", bound=Table)
@@ -90,8 +91,11 @@ def build_remote(
         return None
 
 
-def build_config(given: Mapping[str, object], found: list[Problem]) -> Config:
-    """Everything that can be read of a file's content; what cannot is in `found` and left at its default."""
+def build_config(given: Mapping[str, object], found: list[Problem]) -> Config | None:
+    """Everything that can be read of a file's content; what cannot is in `found` and left at its default.
+
+    None where that leaves a directory without one. Raises: ConfigError: so does a content that is right.
+    """
     built: dict[str, Any] = {}
     remotes: list[RemoteConfig] = []
     for key, value in given.items():
@@ -115,7 +119,12 @@ def build_config(given: Mapping[str, object], found: list[Problem]) -> Config:
             found.append((("remote", name), str(error)))
         remote = build_remote(("remote", name), value, found, name=name)
         remotes += [remote] if remote else []
-    return Config(remotes=tuple(remotes), **{key: table for key, table in built.items() if table})
+    try:
+        return Config(remotes=tuple(remotes), **{key: table for key, table in built.items() if table})
+    except ConfigError:
+        if found:
+            return None
+        raise
 
 
 def _images(given: object, found: list[Problem]) -> dict[str, str]:

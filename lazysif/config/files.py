@@ -20,8 +20,10 @@ _LARGEST_SECRET_FILE = 1024 * 1024
 
 
 def path(value: object) -> Path:
-    """An absolute path; `~` is the home directory."""
+    """An absolute path in UTF-8, as TOML is; `~` is the home directory."""
     text = text_of(value)
+    if not text:
+        raise ValueError("the path is empty: write one, or leave it out")
     if "\0" in text:
         raise ValueError("a path cannot hold a NUL character")
     try:
@@ -30,6 +32,10 @@ def path(value: object) -> Path:
         raise ValueError(f'the home directory in "{text}" is not known: write the whole path') from None
     if not parsed.is_absolute():
         raise ValueError(f'"{text}" is not an absolute path: start it with /')
+    try:
+        str(parsed).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f'"{parsed}" is not UTF-8: name another path') from None
     return parsed
 
 

@@ -23,7 +23,10 @@ _KIND_OF_SCHEME = {"s3": "s3", "gs": "gcs"}
 
 def check_config(path: str | Path) -> list[str]:
     """All that is wrong with a configuration file, one line each; an empty list says that it can be used."""
-    return _read(Path(path))[1]
+    try:
+        return _read(Path(path))[1]
+    except ConfigError as error:  # a directory that is not given has no default
+        return [f"{path}: {error}"]
 
 
 def load_config(path: str | Path) -> Config:
@@ -34,25 +37,29 @@ def load_config(path: str | Path) -> Config:
     """
     config, problems = _read(Path(path))
     _raise_first(problems)
+    assert config is not None
     return config
 
 
-def _read(path: Path) -> tuple[Config, list[str]]:
-    """The file's configuration, and a line for each problem, in the order of the file."""
+def _read(path: Path) -> tuple[Config | None, list[str]]:
+    """The file's configuration, and a line for each problem, in the order of the file.
+
+    Raises: ConfigError: a directory that is not given has no default.
+    """
     try:
         text = path.read_bytes().decode()
         given = tomllib.loads(text)
     except OSError as error:
-        return Config(), [f"{path}: cannot be read: {error.strerror}"]
+        return None, [f"{path}: cannot be read: {error.strerror}"]
     except UnicodeDecodeError as error:
-        return Config(), [f"{path}: not UTF-8 text (byte {error.start}): save it as UTF-8"]
+        return None, [f"{path}: not UTF-8 text (byte {error.start}): save it as UTF-8"]
     except tomllib.TOMLDecodeError as error:
         # tomllib says the place in words: "Cannot declare ('remote', 'a') twice (at line 7, column 10)".
         place = re.search(r" \(at line (\d+), column \d+\)$", str(error))
         what = str(error)[: place.start()] if place else str(error)
-        return Config(), [f"{path}{f':{place[1]}' if place else ''}: not TOML: {what[0].lower()}{what[1:]}"]
+        return None, [f"{path}{f':{place[1]}' if place else ''}: not TOML: {what[0].lower()}{what[1:]}"]
     except RecursionError:
-        return Config(), [f"{path}: not TOML: nested too deeply"]
+        return None, [f"{path}: not TOML: nested too deeply"]
     found: list[Problem] = []
     config = build_config(given, found)
     lines = toml_text.key_lines(text)
@@ -133,4 +140,5 @@ def from_toml(text: str) -> Config:
     config = build_config(tomllib.loads(text), found)
     found = [(where, what) for where, what in found if where != ("remote", "")]
     _raise_first([f"{toml_text.dotted(where)}: {what}" for where, what in found])
+    assert config is not None
     return config

@@ -9,23 +9,29 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from lazysif.config import files
 from lazysif.config.base import Span, SpanOrNone, Table
 from lazysif.config.remote import RemoteConfig
+from lazysif.errors import ConfigError
 from lazysif.sizes import ShareOrSize
 
 
-def _default_dir(system: str, variable: str, home: str) -> Path:
+def _default_dir(key: str, system: str, variable: str, home: str) -> Path:
+    """Raises: ConfigError: a user without a home directory has no default."""
     if os.geteuid() == 0:
         return Path(system)
     base = os.environ.get(variable, "")
-    return (Path(base) if base.startswith("/") else Path.home() / home) / "lazysif"
+    try:
+        return files.path(base if base.startswith("/") else f"~/{home}") / "lazysif"
+    except ValueError as error:
+        raise ConfigError(f"{key} has no default: {error}", hint=f"or set HOME or {variable}") from None
 
 
 class CacheConfig(Table, frozen=True, kw_only=True):
     """[cache]: the block cache on this node's disk, and the memory tier above it."""
 
     dir: Path = msgspec.field(
-        default_factory=lambda: _default_dir("/var/cache/lazysif", "XDG_CACHE_HOME", ".cache")
+        default_factory=lambda: _default_dir("cache.dir", "/var/cache/lazysif", "XDG_CACHE_HOME", ".cache")
     )
     size: ShareOrSize = ShareOrSize(share=Fraction(1, 2))
     min_free: ShareOrSize = ShareOrSize(share=Fraction(1, 20))
@@ -37,7 +43,9 @@ class StateConfig(Table, frozen=True, kw_only=True):
     """[state]: what must outlive a restart (inode numbers, sockets, the log)."""
 
     dir: Path = msgspec.field(
-        default_factory=lambda: _default_dir("/var/lib/lazysif", "XDG_STATE_HOME", ".local/state")
+        default_factory=lambda: _default_dir(
+            "state.dir", "/var/lib/lazysif", "XDG_STATE_HOME", ".local/state"
+        )
     )
 
 

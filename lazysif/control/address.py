@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from lazysif.errors import LocalDirectoryError
+from lazysif.errors import LocalDirectoryError, MountError
 
 _LONGEST_BYTES = 85
 """Of the runtime directory: the kernel takes 107 for the path of a socket (unix(7)), and `socket_path` adds 22."""
@@ -48,7 +48,7 @@ def make_runtime_directory() -> Path:
 
 def socket_path(mountpoint: str) -> Path:
     """The socket of the daemon that serves `mountpoint` (absolute, as `absolute_mountpoint` gives it)."""
-    return runtime_directory() / f"{hashlib.sha256(mountpoint.encode()).hexdigest()[:16]}.sock"
+    return runtime_directory() / f"{hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16]}.sock"
 
 
 def upgrade_file(mountpoint: str) -> Path:
@@ -61,10 +61,36 @@ def mounted_file(mountpoint: str) -> Path:
     return socket_path(mountpoint).with_suffix(".mounted")
 
 
+def write_whole(file: Path, content: bytes) -> None:
+    """Put a file of the runtime directory in its place in one step; only its owner can read it.
+
+    Raises: LocalDirectoryError: it cannot be written, and is as it was before.
+    """
+    unfinished = file.with_name(f".{file.name}.{os.urandom(8).hex()}")
+    try:
+        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(fd, "wb") as opened:
+                opened.write(content)
+            unfinished.replace(file)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise LocalDirectoryError(
+            f"{file} cannot be written: {error.strerror}", hint="LAZYSIF_RUNTIME_DIR names another directory"
+        ) from error
+
+
 def absolute_mountpoint(given: str) -> str:
-    """The path without links, without asking the mount itself: only its parent is looked at."""
-    path = Path(os.path.abspath(given))
-    return str(path.parent.resolve() / path.name)
+    """The path without links, without asking the mount itself: only its parent is looked at.
+
+    Raises: MountError: it is empty, as where a script's variable is not set, and would be the working directory.
+    """
+    if not given:
+        raise MountError("the name of the mountpoint is empty", hint="name a directory")
+    parent, name = os.path.split(os.path.abspath(given))
+    return os.path.join(os.path.realpath(parent), name)
 
 
 def sockets() -> list[Path]:

@@ -7,6 +7,7 @@ init. It holds none of the caller's descriptors, so nobody waits for the end of 
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -70,7 +71,7 @@ def _seen(child: _Child, timeout_s: float) -> Seen:
     *lines, _unfinished = bytes(child.received).split(b"\n")
     seen = Seen()
     for line in lines:
-        kind, value = msgspec.json.decode(line, type=tuple[str, object])
+        kind, value = json.loads(line)
         if kind == "item":
             seen.items.append(value)
         else:
@@ -89,7 +90,8 @@ def _be_child(look: Look, writer: int) -> None:
         with os.fdopen(writer, "wb") as out:
 
             def say(kind: str, value: object) -> None:
-                out.write(msgspec.json.encode((kind, value)) + b"\n")
+                # not msgspec's encoder, which refuses names of files that are no UTF-8
+                out.write(json.dumps((kind, msgspec.to_builtins(value))).encode() + b"\n")
                 out.flush()
 
             try:

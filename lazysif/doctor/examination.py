@@ -46,19 +46,22 @@ def prepare(asked: Asked) -> Prepared:
     file = asked.config_file
     if file is None and asked.source is None:
         file = USUAL_CONFIG
-    seen = apart.look({"": partial(_read, file, asked.mountpoint)}, PREPARE_S)[""]
+    seen = apart.look(
+        {"configuration": partial(_read, file), "mountpoint": partial(_real, asked.mountpoint)}, PREPARE_S
+    )
     findings: list[Finding] = []
-    told = {"there": False, "mountpoint": asked.mountpoint}
-    for item in seen.items:
+    told = {"there": False}
+    for item in seen["configuration"].items:
         assert isinstance(item, dict)
         if "problem" in item:
             advice = "lazysif config check FILE says all that is wrong"
             findings.append(problem("configuration", item["problem"], advice))
         told |= item
-    if seen.error:
-        findings.append(problem("configuration", f"{file}: {seen.error}", "see that file system"))
+    for name, given in (("configuration", file), ("mountpoint", asked.mountpoint)):
+        if seen[name].error:
+            findings.append(problem(name, f"{given}: {seen[name].error}", "see that file system"))
     config: Config | None = None
-    if not findings:
+    if not any(finding.check == "configuration" for finding in findings):
         config = Config()
         if asked.source is not None:
             config = config_for_source(asked.source)
@@ -70,26 +73,33 @@ def prepare(asked: Asked) -> Prepared:
             findings.append(
                 note("configuration", "none given, so no origin is asked", "give --config FILE or SOURCE")
             )
-    mountpoint = told["mountpoint"]
-    return Prepared(config, str(mountpoint) if mountpoint is not None else None, tuple(findings))
+    mountpoint = next((str(path) for path in seen["mountpoint"].items), asked.mountpoint)
+    return Prepared(config, mountpoint, tuple(findings))
 
 
-def _read(file: Path | None, mountpoint: str | None) -> Iterator[dict[str, object]]:
-    if file is not None:
-        try:
-            lead(file)
-            there = os.path.lexists(file) or file != USUAL_CONFIG
-            yield {"there": there}
-            for line in check_config(file) if there else ():
-                yield {"problem": line}
-        except OnOwnMount:
-            yield {"problem": f"{file}: lies on a mount of lazysif"}
-    if mountpoint is not None:
-        path = Path(os.path.abspath(mountpoint))
-        try:
-            yield {"mountpoint": os.path.join(lead(path.parent), path.name)}
-        except OnOwnMount:
-            yield {"mountpoint": str(path)}
+def _read(file: Path | None) -> Iterator[dict[str, object]]:
+    """Whether the configuration is there, and what is wrong with it."""
+    if file is None:
+        return
+    try:
+        lead(file)
+        there = os.path.lexists(file) or file != USUAL_CONFIG
+        yield {"there": there}
+        for line in check_config(file) if there else ():
+            yield {"problem": line}
+    except OnOwnMount:
+        yield {"problem": f"{file}: lies on a mount of lazysif"}
+
+
+def _real(mountpoint: str | None) -> Iterator[str]:
+    """The mountpoint without links on the way to it."""
+    if mountpoint is None:
+        return
+    path = Path(os.path.abspath(mountpoint))
+    try:
+        yield os.path.join(lead(path.parent), path.name)
+    except OnOwnMount:
+        yield str(path)
 
 
 def looks(prepared: Prepared, image: str | None) -> dict[str, Look]:

@@ -11,8 +11,11 @@ import pytest
 from lazysif import errors, keeper
 from lazysif.cli import mount as cli_mount
 from lazysif.cli import status as cli_status
+from lazysif.cli import umount as cli_umount
+from lazysif.cli import warm as cli_warm
 from lazysif.cli.main import exit_code
-from lazysif.cli.mount import check_mountpoint, split_options
+from lazysif.cli.mount import Mounted, MountRequest, check_mountpoint, split_options
+from lazysif.control.address import mounted_file
 from lazysif.errors import ConfigError, LazysifError, LocalDirectoryError, MountError
 from lazysif.fuse.mountinfo import MountedAt
 
@@ -28,11 +31,15 @@ def lazysif(tmp_path):
     """Runs the command as people do, with a runtime directory of its own."""
     (tmp_path / "run").mkdir(mode=0o700)
 
-    def run(*arguments, runtime_dir=tmp_path / "run"):
-        environment = {**os.environ, "LAZYSIF_RUNTIME_DIR": str(runtime_dir)}
+    def run(*arguments, runtime_dir=tmp_path / "run", before="", stdout=subprocess.PIPE, **changes):
+        """`before`: what a shell does first; `changes`: of the environment."""
+        here = str(Path(__file__).parents[2])
+        environment = {**os.environ, "PYTHONPATH": here, "LAZYSIF_RUNTIME_DIR": str(runtime_dir), **changes}
+        shell = ["sh", "-c", f'{before}; exec "$@"', "sh"] if before else []
         return subprocess.run(
-            [sys.executable, "-m", "lazysif", *map(str, arguments)],
-            capture_output=True,
+            [*shell, sys.executable, "-m", "lazysif", *map(str, arguments)],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
             text=True,
             env=environment,
             timeout=30,
@@ -112,6 +119,81 @@ def test_a_mountpoint_of_ours_is_not_mounted_over(tmp_path, monkeypatch, kind, r
         return
     with pytest.raises(MountError, match="mounted already, from https://h/"):
         check_mountpoint(str(tmp_path))
+
+
+def test_a_mountpoint_that_is_not_utf_8(lazysif, tmp_path):
+    """Regression: every command that was given one ended with a traceback."""
+    path = tmp_path / os.fsdecode(b"m\xff")
+    path.mkdir()
+    fails(lazysif("mount", "https://h/", path), 3, "m\\udcff is not UTF-8; choose another directory")
+    for command in ("status", "umount", "reload", "upgrade"):
+        fails(lazysif(command, path), 3, str(tmp_path), "m\\udcff")
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_an_empty_mountpoint_is_not_the_working_directory(lazysif):
+    for command in ("umount", "status", "reload", "upgrade"):
+        fails(lazysif(command, ""), 3, "the name of the mountpoint is empty")
+    fails(lazysif("mount", "https://h/", ""), 3, "the name of the mountpoint is empty")
+    for command in ("doctor", "bugreport"):
+        fails(lazysif(command, ""), 2, "the name of the mountpoint is empty")
+
+
+# --- directories, and what lies in them ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["--cache-dir", "--state-dir"])
+def test_a_directory_that_is_not_utf_8_cannot_be_configured(lazysif, tmp_path, option):
+    """Regression: the configuration cannot hold one; `mount` ended with a traceback and left an empty file behind."""
+    (tmp_path / "m").mkdir()
+    directory = tmp_path / os.fsdecode(b"d\xff")
+    done = lazysif("mount", option, directory, "https://h/", tmp_path / "m")
+    fails(done, 2, f"{option[2:-4]}.dir: ", 'd\\udcff" is not UTF-8: name another path')
+    assert not list((tmp_path / "run").iterdir())
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "said"),
+    [
+        (("mount", "https://h/", "/mnt"), "--cache-dir", "cache.dir: the path is empty"),
+        (("mount", "https://h/", "/mnt"), "--state-dir", "state.dir: the path is empty"),
+        (("doctor",), "--cache-dir", "cache.dir: the path is empty"),
+        (("bugreport",), "--state-dir", "state.dir: the path is empty"),
+        (("fsck",), "--cache-dir", "--cache-dir is empty; name a directory, or leave it out"),
+        (("trace", "list"), "--state-dir", "--state-dir is empty; name a directory, or leave it out"),
+        (("trace", "forget", "--all"), "--state-dir", "--state-dir is empty"),
+    ],
+)
+def test_an_empty_directory_option_is_not_the_working_directory(lazysif, command, option, said):
+    """Regression: `fsck` and `trace` took the working directory."""
+    fails(lazysif(*command, option, ""), 2, said)
+
+
+def test_what_was_mounted_is_noted_whole_or_not_at_all(lazysif, tmp_path, monkeypatch):
+    """Regression: where it could not be written an empty file stayed, under a traceback."""
+    (tmp_path / "m").mkdir()
+    command = ("mount", "--state-dir", tmp_path / "state", "https://h/", tmp_path / "m")
+    fails(lazysif(*command, before="ulimit -f 0"), 4, ".mounted cannot be written: File too large")
+    assert not list((tmp_path / "run").iterdir())
+
+    monkeypatch.setenv("LAZYSIF_RUNTIME_DIR", str(tmp_path / "run"))
+    first = Mounted(MountRequest("", os.fsdecode(b"/x/\xff.toml"), {}, ["allow_other"]), "[cache]\n", False)
+    first.write("/m")
+    assert Mounted.read("/m") == first, "the file's name need not be UTF-8"
+    assert mounted_file("/m").stat().st_mode & 0o777 == 0o600
+    for damaged in (b"", b"\xff", b"[]", b'{"request": 1}'):
+        mounted_file("/m").write_bytes(damaged)
+        assert Mounted.read("/m") is None
+
+
+def test_a_working_directory_that_is_gone(lazysif, tmp_path):
+    """Regression: what was named relative to it ended with a traceback."""
+    gone = f"mkdir {tmp_path}/gone; cd {tmp_path}/gone; rmdir {tmp_path}/gone"
+    config = ("mount", "--config", "x.toml", tmp_path)
+    for command in (("status", "m"), ("warm", "a.sif"), ("fsck", "--cache-dir", "c"), ("bugreport",), config):
+        fails(lazysif(*command, before=gone), 1, "the working directory is gone; change to another one")
+    assert lazysif("status", before=gone).returncode == 0
 
 
 # --- exit codes ----------------------------------------------------------------------------------
@@ -291,6 +373,72 @@ def test_status_tells_of_requests_that_wait(monkeypatch, capsys):
     old = {"in_hand": {"read": 200, "lookup": 3}, "oldest_s": 17.6, "waiting_reads": 200}
     out = shown(status_of(requests=old), monkeypatch, capsys)
     assert "203 requests in hand, the oldest for 18 s\n" in out
+
+
+# --- output --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command", [("--help",), ("config", "show"), ("status", "--json"), ("trace", "list"), ("doctor",)]
+)
+def test_standard_output_that_takes_nothing(lazysif, tmp_path, command):
+    """Regression: a traceback, and none of it said that it was about standard output. `doctor` prints by rich."""
+    with open("/dev/full", "w") as full:
+        done = lazysif(*command, stdout=full)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "lazysif: standard output cannot be written: No space left on device; send it somewhere else\n",
+    )
+
+
+def test_standard_output_that_takes_no_more_than_its_buffer(lazysif, tmp_path):
+    file = tmp_path / "lazysif.toml"
+    file.write_text("".join(CONFIG.replace("shub", f"shub{number}") for number in range(100)))
+    with open("/dev/full", "w") as full:
+        done = lazysif("config", "show", "--config", file, stdout=full)
+    assert done.returncode == 1
+    assert "standard output cannot be written: No space" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [("--help",), ("config", "show"), ("doctor",)])
+def test_a_reader_that_is_gone_is_no_error_to_tell_of(lazysif, command):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = lazysif(*command, stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_names_that_are_no_text_are_shown_escaped(lazysif, tmp_path):
+    """Regression: they ended the command with a traceback where standard output is strict."""
+    file = tmp_path / os.fsdecode(b"\xff.toml")
+    file.write_text(CONFIG)
+    done = lazysif("config", "check", file, PYTHONIOENCODING="utf-8:strict")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path}/\\udcff.toml: fine\n", "")
+
+
+def test_doctor_does_not_blame_the_configuration_for_a_mountpoint(lazysif, tmp_path):
+    """Regression: "configuration: None: UnicodeEncodeError"."""
+    done = lazysif("doctor", "--json", tmp_path / os.fsdecode(b"m\xff"))
+    assert (done.returncode, done.stderr) == (1, "")
+    checks = {check["check"]: check for check in json.loads(done.stdout)["checks"]}
+    assert checks[f"mount {tmp_path}/m\udcff"]["found"] == "not a directory"
+    assert checks["configuration"]["verdict"] != "problem"
+
+
+def test_an_image_whose_name_is_not_utf_8_can_be_asked_for(monkeypatch):
+    """Regression: `warm` ended with a traceback; the daemon says that it is not there."""
+    targets = []
+    monkeypatch.setattr(cli_warm, "fetch_document", lambda socket, target, method: targets.append(target))
+    asked = cli_warm._Asked("x", (Path("/run/x.sock"),), os.fsdecode(b"\xff.sif"))
+    cli_warm._order(asked, {"what": "all"})
+    assert targets == ["/warm?image=%FF.sif&what=all"]
+
+
+def test_a_program_that_is_missing_is_named():
+    with pytest.raises(MountError, match="no-such-umount cannot be run: No such file"):
+        cli_umount._unmount(["no-such-umount", "--", "/m"])
 
 
 def test_a_runtime_directory_that_leaves_no_room_for_a_socket(lazysif, tmp_path):

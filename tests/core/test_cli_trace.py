@@ -1,6 +1,7 @@
 """`lazysif trace`: what it shows, and errors in one line. `record` is tested on a real mount."""
 
 import json
+import os
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -8,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from lazysif.cli import trace as cli
+from lazysif.cli import trace_record
 from lazysif.cli.main import exit_code
 from lazysif.cli.trace_picture import picture
 from lazysif.core.trace import HEAD_BYTES, Trace, TracePath, trace_key
@@ -96,6 +98,9 @@ def test_export_import_forget(lazysif, store, tmp_path):
         (("show", "a.sif", "--draw", "a.png"), 2, "pictures are SVG"),
         (("show", "a.sif", "--draw", "gone/a.svg"), 2, "gone/a.svg cannot be written: No such file"),
         (("export", "a.sif", "gone/a"), 2, "gone/a cannot be written: No such file"),
+        # Regression: a traceback
+        (("show", "x" * 5000), 2, "xxx cannot be read: File name too long"),
+        (("export", "x" * 5000), 2, "xxx cannot be read: File name too long"),
         (("record", "a.sif", "--", "true", "{}"), 2, "a name needs --config"),
         (("record", "docker://x", "--", "true", "{}"), 2, "names layers"),
         (("record", "http://x/bad", "--", "true", "{}"), 2, "bad.lazysif-trace is there, and is no trace"),
@@ -123,3 +128,18 @@ def test_a_picture_is_drawn_into_a_file(lazysif, tmp_path):
     write_trace(tmp_path / "x.lazysif-trace", TRACE)
     assert lazysif("show", "x.lazysif-trace", "--draw", "x.svg")[0] == 0
     assert (tmp_path / "x.svg").read_text().startswith("<svg ")
+
+
+def test_a_picture_of_a_name_that_is_no_text(lazysif, tmp_path):
+    """Regression: a traceback, and an empty picture."""
+    name = os.fsdecode(b"\xff.lazysif-trace")
+    write_trace(tmp_path / name, replace(TRACE, name=""))
+    assert lazysif("show", name, "--json", "--draw", "x.svg")[0] == 0
+    assert "\\udcff" in (tmp_path / "x.svg").read_text()
+
+
+def test_a_command_to_record_that_is_missing_is_named(tmp_path):
+    """Regression: a traceback."""
+    for command, why in (("no-such-program", "No such file"), (str(tmp_path), "Permission denied")):
+        with pytest.raises(LazysifError, match=f"{command} cannot be run: {why}"):
+            trace_record._run([command, "x.sif"])

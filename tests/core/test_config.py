@@ -115,6 +115,7 @@ whole_file_timeout = 2
             ":4: cache.block_size: 100 KiB is not a power of two",
         ),
         ('[cache]\ndir = "here"\n', ':2: cache.dir: "here" is not an absolute path: start it with /'),
+        ('[cache]\ndir = ""\n', ":2: cache.dir: the path is empty: write one, or leave it out"),
         ('[cache]\ndir = "~nobody-of-that-name/x"\n', ":2: cache.dir: the home directory in"),
         ('[log]\nlevel = "inof"\n', ":2: log.level: 'inof' is not known (did you mean \"info\"?)"),
         ('[mount]\noptions = "allow_other"\n', ':2: mount.options: not a list: write ["allow_other"]'),
@@ -289,6 +290,44 @@ def test_directories_of_people_who_are_not_root(monkeypatch: pytest.MonkeyPatch)
     config = Config()
     assert (config.cache.dir, config.mount.options) == (Path("/x/cache/lazysif"), ())
     assert config.state.dir == Path("/home/u/.local/state/lazysif")
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user whom the node does not know, as in containers."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_user_without_a_home_directory(homeless: None, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: RuntimeError: Could not determine home directory."""
+    with pytest.raises(ConfigError, match=r"cache\.dir has no default: .*; or set HOME or XDG_CACHE_HOME"):
+        Config()
+    assert len(problems(file, REMOTE)) == 1
+    assert ":1: cache.dri: unknown key" in problems(file, "cache.dri = 1\n" + REMOTE)[0], (
+        "what is wrong goes first"
+    )
+    assert problems(file, '[cache]\ndir = "/c"\n[state]\ndir = "/s"\n' + REMOTE) == []
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    with pytest.raises(ConfigError, match=r"state\.dir has no default: .*; or set HOME or XDG_STATE_HOME"):
+        Config()
+    file.unlink()
+    assert "cannot be read" in check_config(file)[0]
+
+
+@pytest.mark.parametrize("home", ["here", "/home/\udcff"])
+def test_a_home_directory_that_nothing_can_lie_in(
+    homeless: None, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    monkeypatch.setenv("HOME", home)
+    with pytest.raises(ConfigError, match=r"cache\.dir has no default: "):
+        Config()
 
 
 def test_a_secret_is_one_line(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from lazysif.doctor.report import _scrubbed
 from tests.support import faults
 from tests.support.mount import Mount, scrubbed_environment
 from tests.support.mount import lazysif as run_lazysif
@@ -413,6 +414,34 @@ def test_no_planted_secret_is_in_a_report(node: Node) -> None:
     assert json.loads(report["doctor.json"])["checks"]
     assert report["problems.txt"] == "none\n"
     assert "look through the files" in report["README.txt"]
+
+
+def test_no_secret_of_traces_and_images_is_in_a_report(node: Node) -> None:
+    """Regression: only those of remotes were known, so that others went by their look or stayed."""
+    secrets = {"password": "planted-password", "traces": "planted/traces", "image": "planted image"}
+    file, password = node.root / "config.toml", node.root / "password"
+    password.write_text(secrets["password"])
+    password.chmod(0o600)
+    file.write_text(
+        '[traces]\nurl = "https://127.0.0.1:1/t?sig=planted/traces"\n'
+        f'username = "u"\npassword_file = "{password}"\n'
+        '[images]\n"x.sif" = "https://127.0.0.1:1/x.sif?raw=true&sig=planted%20image"\n'
+    )
+    (node.root / "state/lazysif.log").write_text(f"seen {' and '.join(secrets.values())} and planted%20image")
+    report = node.bugreport("--config", file)
+    assert {
+        (name, word) for name, text in report.items() for word in secrets.values() if word in text
+    } == set()
+    assert "planted" not in "".join(text for name, text in report.items() if name.startswith("log/"))
+    assert json.loads(report["doctor.json"])["checks"]
+    assert report["problems.txt"] == "none\n"
+
+
+def test_a_secret_that_is_a_word_of_json_leaves_it_readable() -> None:
+    """Regression: `?raw=true` in a URL took every `true` of the status with it."""
+    text = '{"put": true, "says": "it is true", "true": 1234}'
+    scrubbed = json.loads(_scrubbed("status/x.json", text, ["true", "1234"]))
+    assert scrubbed == {"put": True, "says": "it is [removed]", "[removed]": 1234}
 
 
 def test_a_report_holds_the_end_of_a_long_log_and_overwrites_nothing(node: Node) -> None:
