@@ -28,6 +28,9 @@ HEAD_BYTES = 64 << 10
 
 _SAME = 0.9
 _LONGER = 1.5
+_LACKING = 0.02
+_FEW = 4
+"""Blocks by which recordings of one job differ: 0 or 1 of 200 for a light import, up to 6 of 1,431 for a heavy one."""
 _LONGEST_MS = 24 * 3600 * 1000
 _COPY_BLOCKS = 256
 _COPY_SHARE = 0.95
@@ -123,13 +126,13 @@ def check_fits(trace: Trace, key: str, size_bytes: int, block_size: int) -> None
 def merge(trace: Trace, new: TracePath) -> Trace:
     """`trace` with what one more start, or another trace's path, says. Bounded as `check` demands.
 
-    Of two paths of which one covers the other the longer stays, and of two that cover each other the newer: so
-    nothing piles up that no single start touched. All else is a job of its own, and the path that was used least
-    lately makes room.
+    Of two paths of which one covers the other the longer stays, and of two that cover each other the newer, unless
+    it would lack what the new one tells (`completes`): so nothing piles up that no single start touched. All else is
+    a job of its own, and the path that was used least lately makes room.
     """
     kept: list[TracePath] = []
     for path in trace.paths:
-        if covers(new, path) and (new.used_s >= path.used_s or not covers(path, new)):
+        if covers(new, path) and (new.used_s >= path.used_s or not covers(path, new) or completes(new, path)):
             new = replace(new, used_s=max(new.used_s, path.used_s))
         elif covers(path, new):
             new = replace(path, used_s=max(new.used_s, path.used_s))
@@ -173,9 +176,22 @@ def _stands_in(path: TracePath, other: TracePath) -> bool:
     return len(set(other.blocks).intersection(path.blocks)) >= _SAME * len(path.blocks)
 
 
+def completes(new: TracePath, old: TracePath) -> bool:
+    """Whether a path tells more of a job than the one that covers it does: each block that it lacks is a round trip.
+
+    Far more than it drops in turn: of two jobs that differ by so much, each would take the other's place for ever.
+    """
+    told, known = set(new.blocks), set(old.blocks)
+    lacking = len(told - known)
+    return lacking > max(_FEW, _LACKING * len(told)) and lacking > 2 * len(known - told)
+
+
 def says_more(new: Trace, old: Trace) -> bool:
-    """Whether `new` has a path that `old` does not cover: worth telling others."""
-    return any(not any(covers(known, path) for known in old.paths) for path in new.paths)
+    """Whether `new` has a path that `old` does not cover, or covers and lacks much of: worth telling others."""
+    return any(
+        not any(covers(known, path) and not completes(path, known) for known in old.paths)
+        for path in new.paths
+    )
 
 
 def is_start(blocks: Sequence[int]) -> bool:
