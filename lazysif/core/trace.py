@@ -30,7 +30,7 @@ _SAME = 0.9
 _LONGER = 1.5
 _LACKING = 0.02
 _FEW = 4
-"""Blocks by which recordings of one job differ: 0 or 1 of 200 for a light import, up to 6 of 1,431 for a heavy one."""
+"""Recordings of one job differ by 0 or 1 blocks of 200 for a light import, by up to 6 of 1,431 for a heavy one."""
 _LONGEST_MS = 24 * 3600 * 1000
 _COPY_BLOCKS = 256
 _COPY_SHARE = 0.95
