@@ -111,6 +111,18 @@ def keyring(credential: Credential | None = USER, **more: bool) -> OciKeyring:
     return OciKeyring(OciCredentials(credential), lambda host: host == "registry.example", **more)
 
 
+def test_of_many_repositories_those_used_last_are_remembered(monkeypatch):
+    """A catalogue of all repositories of a registry must not stay in memory."""
+    monkeypatch.setattr("lazysif.transport.oci_auth._MAX_REPOSITORIES", 3)
+    keys = keyring()
+    first, *others = [keys.for_url(f"https://registry.example/v2/r{n}/manifests/1") for n in range(3)]
+    assert keys.for_url("https://registry.example/v2/r0/manifests/1") is first
+    keys.for_url("https://registry.example/v2/r3/manifests/1")
+    assert keys.for_url("https://registry.example/v2/r0/manifests/1") is first
+    assert keys.for_url("https://registry.example/v2/r1/manifests/1") is not others[0]
+    assert len(keys._repositories) == 3
+
+
 async def get(client: httpx.AsyncClient, keys: OciKeyring, url: str = MANIFEST) -> int:
     """As the transports send: the body is not read by httpx."""
     auth = keys.for_url(url)

@@ -53,5 +53,5 @@ def test_any_header_is_read_to_an_end(value: str) -> None:
 
 
 def test_a_long_header_takes_no_long_time() -> None:
-    parse_challenges("Bearer " + 'a="' * 100_000)
-    parse_challenges("Bearer " + "a=\\" * 100_000)
+    for rest in ('a="' * 100_000, "a=\\" * 100_000):
+        assert [challenge.scheme for challenge in parse_challenges(f"Bearer {rest}")] == ["bearer", "a"]
