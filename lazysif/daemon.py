@@ -122,7 +122,7 @@ class Daemon:
             builder = RemoteBuilder(config, nursery, self._counters, self._engine)
             built = {remote.name: builder.build(remote) for remote in self._all_remotes}
             remotes = {name: one.remote for name, one in built.items()}
-            starts = self._starts(nursery, built)
+            starts = self._starts(nursery, built, succeeds=not connection.asked.first)
             images = self._images(nursery, remotes, cache, starts)
             tree = self._tree(nursery, remotes, images, connection, pages)
             if images.verifier is not None:
@@ -162,7 +162,9 @@ class Daemon:
         await connection.taken_over.wait()
         await trio.to_thread.run_sync(pages.begin)
 
-    def _starts(self, nursery: trio.Nursery, remotes: Mapping[str, BuiltRemote]) -> Starts | None:
+    def _starts(
+        self, nursery: trio.Nursery, remotes: Mapping[str, BuiltRemote], *, succeeds: bool
+    ) -> Starts | None:
         """What records and follows the starts of images, where that is wanted."""
         config = self._config
         if not config.traces.enabled:
@@ -186,6 +188,7 @@ class Daemon:
             shares=shares_of(config.traces),
             beside=beside_image,
             jitter_s=config.traces.offer_within,
+            succeeds=succeeds,
         )
 
     def _images(

@@ -54,6 +54,8 @@ class Asked:
     """
 
     def __init__(self, words: Mapping[str, float] | None = None, heard_s: float | None = None) -> None:
+        self.first = heard_s is None
+        """Whether this is the first daemon of the mount."""
         self._words = dict(words or {})
         self._waiting_since_s = None if heard_s is None else heard_s + _WORDS_EVERY_S
         self._drained_s = float("inf")

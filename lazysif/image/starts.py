@@ -58,6 +58,7 @@ class Starts:
         block_size: the grid that recordings count in.
         quiet_s: see `image.tracing`.
         jitter_s: an offer is made within this span, so that the nodes of an array do not all write at once.
+        succeeds: another daemon has served this mount before.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Starts:
         beside: Callable[[Image], Share | None] = lambda image: None,
         quiet_s: float = QUIET_S,
         jitter_s: float = 30.0,
+        succeeds: bool = False,
     ) -> None:
         self._nursery = nursery
         self._store = store
@@ -80,6 +82,8 @@ class Starts:
         self._beside = beside
         self._quiet_s = quiet_s
         self._jitter_s = jitter_s
+        self._succeeds = succeeds
+        self._let_go: set[ImageId] = set()
         self._keys: dict[ImageId, str] = {}
         self._prepared: set[ImageId] = set()
         self._asked_s: dict[str, float] = {}
@@ -92,7 +96,11 @@ class Starts:
         if not opened.image.ranges or not opened.image.size_bytes:
             return
         opened.trace_with(
-            ImageTracing(lambda block: length(opened.block_map, block), lambda: self._begin(opened))
+            ImageTracing(
+                lambda block: length(opened.block_map, block),
+                lambda: self._begin(opened),
+                read_before=self._succeeds or opened.image.id in self._let_go,
+            )
         )
 
     # --- a start ----------------------------------------------------------------------------------
@@ -133,7 +141,7 @@ class Starts:
         if key is None or path is None:
             return
         known = await self._known(opened, key)
-        if opened.tracing is not None and opened.tracing.phases > 1 and (whole := holder(known, path)):
+        if opened.tracing is not None and opened.tracing.partial and (whole := holder(known, path)):
             path = replace(whole, used_s=path.used_s)
         new = replace(self._empty(opened, key), paths=(path,))
         if says_more(new, known) or path.used_s - known.paths[0].used_s > _REFRESHED_S:
@@ -277,7 +285,8 @@ class Starts:
 
     def forget(self, image_id: ImageId) -> None:
         """An image was let go of."""
-        self._keys.pop(image_id, None)
+        if self._keys.pop(image_id, None) is not None:
+            self._let_go.add(image_id)
         self._prepared.discard(image_id)
 
     async def aclose(self) -> None:

@@ -26,17 +26,21 @@ class ImageTracing:
     Args:
         length: bytes of a block.
         began: called at the first touch of a phase.
+        read_before: the image was read under this mount before, by a daemon or a handle that is gone.
     """
 
-    def __init__(self, length: Callable[[int], int], began: Callable[[], None]) -> None:
+    def __init__(
+        self, length: Callable[[int], int], began: Callable[[], None], *, read_before: bool = False
+    ) -> None:
         self._length = length
         self._began = began
         self._paths: list[array[int]] = []
         self._recording: Recording | None = None
         self._follower: Follower | None = None
         self._last_s = 0.0
-        self.phases = 0
-        """That began. From the second on the kernel may still hold what earlier ones read, which is not seen then."""
+        self._read_before = read_before
+        self.partial = False
+        """Whether the kernel may hold what was read before this phase, or the one that ended last: it is not seen."""
         self.touched: set[int] | None = None
         """The blocks of this phase; None between phases, when reads from memory begin none."""
         self._decided: trio.Event | None = None
@@ -62,7 +66,7 @@ class ImageTracing:
         """Note a read of a block; `late`: its reader has to wait. Returns whether it came late from the trace."""
         if self.touched is None:
             self.touched = set()
-            self.phases += 1
+            self.partial, self._read_before = self._read_before, True
             self._recording = Recording(now_s)
             self._follow()
             self._began()

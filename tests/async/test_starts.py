@@ -211,6 +211,28 @@ async def test_a_later_start_whose_pages_the_kernel_still_has_in_part_makes_no_p
     assert len(other) > 80
 
 
+async def test_a_daemon_that_succeeds_another_makes_no_path_of_what_the_kernel_has_lost(tmp_path):
+    """Regression: its first start counted as whole, while the kernel had pages that its predecessor gave it."""
+    await learn(tmp_path)
+    await learn(tmp_path, JOB[::2], recorded=0, succeeds=True)
+    (path,) = TraceStore(tmp_path / "state").load(KEY).paths
+    assert set(path.blocks) == set(JOB)
+
+
+async def test_an_image_let_go_of_makes_no_path_of_what_the_kernel_has_lost(tmp_path, monkeypatch):
+    async with world(tmp_path, origin_of_job(), starts=QUICK) as it:
+        for blocks in (JOB, JOB[::2]):
+            await start(it, blocks)
+            await settle(it)
+            with monkeypatch.context() as patch:
+                patch.setattr("lazysif.tree.open_images._KEPT_WITHOUT_HANDLES", 0)
+                it.images._let_go()
+            assert it.images.listed() == []
+        assert it.counters.traces_recorded == 1
+    (path,) = TraceStore(tmp_path / "state").load(KEY).paths
+    assert set(path.blocks) == set(JOB)
+
+
 async def test_what_is_imported_or_forgotten_counts_from_the_next_start_on(tmp_path):
     async with world(tmp_path, origin_of_job(), starts=QUICK) as it:
         await start(it, JOB[:2])
