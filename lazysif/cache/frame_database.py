@@ -2,7 +2,7 @@
 
 It is used by one writer thread (`write`) and any number of readers, each over a connection of its own (`connect`).
 A database that is damaged is set aside by rename with all its frames, and a new one is begun; one that the disk
-does not let us read is kept (`read_trouble`). diskcache's triggers keep the sum of the `size` column, so that a
+does not let us read is kept (`check_readable`). diskcache's triggers keep the sum of the `size` column, so that a
 store of a million frames opens without being read.
 """
 
@@ -22,7 +22,7 @@ import diskcache
 
 from lazysif.cache.directory import DirectoryLock, prepare_directory
 from lazysif.cache.frame_disk import FOLDERS, FrameDisk
-from lazysif.cache.trouble import UNREADABLE, StoreTrouble, judge, read_trouble
+from lazysif.cache.trouble import StoreTrouble, check_readable, judge
 from lazysif.core.disk_health import Trouble
 from lazysif.model import Digest
 
@@ -103,10 +103,10 @@ class FrameDatabase:
         self.frames = directory / FRAMES
         self.cache: DiskCache | None = None
         """The open database."""
-        self.used_bytes = 0
-        """Bytes that the frames and the database occupy, as of the last call of the writer thread."""
         self.frame_bytes = 0
-        """Those of the frames alone."""
+        """Bytes that the frames occupy, as of the last call of the writer thread."""
+        self.database_bytes = 0
+        """Those of the database."""
         self.set_aside_count = 0
         """Databases found damaged and replaced since the start."""
         self._directory = directory
@@ -133,8 +133,8 @@ class FrameDatabase:
             except REFUSALS as error:
                 trouble, why = self._judge(error)
                 self.disconnect()
-                if trouble is None and (trouble := read_trouble(self.frames)) is not None:
-                    why = f"{UNREADABLE}: {trouble}"
+                if trouble is None:
+                    check_readable(self.frames)
                 if trouble is not None or attempt == 3:
                     raise StoreTrouble(trouble or Trouble.DATABASE, why) from error
                 if attempt == 2:
@@ -151,7 +151,7 @@ class FrameDatabase:
             raise ValueError(f"the database says that its frames occupy {size!r} bytes")
         files = (self.frames / name for name in ("cache.db", "cache.db-wal"))
         self.frame_bytes = size
-        self.used_bytes = size + sum(path.stat().st_size for path in files if path.exists())
+        self.database_bytes = sum(path.stat().st_size for path in files if path.exists())
 
     def shrink(self) -> None:
         """Give back what the database occupies and does not need, where that is half of it. Raises: StoreTrouble.
@@ -275,7 +275,7 @@ class FrameDatabase:
         """Move the damaged database and its frames out of the way; they are removed later, piece by piece."""
         log.warning("block store %s is damaged and is begun anew: %s", self.frames, why)
         self.cache = None
-        self.used_bytes = self.frame_bytes = 0
+        self.frame_bytes = self.database_bytes = 0
         self.set_aside_count += 1
         try:
             if self.frames.exists():

@@ -23,7 +23,7 @@ from lazysif.cache.fsck_report import Kind, Report
 from lazysif.cache.fsck_tables import TableSurvey
 from lazysif.cache.store import FrameStore
 from lazysif.cache.table_file import TABLES
-from lazysif.cache.trouble import UNREADABLE, StoreTrouble, read_trouble
+from lazysif.cache.trouble import StoreTrouble, check_readable
 from lazysif.cache.value_file import remove_slowly
 from lazysif.errors import LocalDirectoryError
 from lazysif.model import Digest
@@ -60,8 +60,7 @@ class Survey:
                 yield from FrameSurvey(self._view, self._report).steps()
                 yield from check_orphans(self._view, self._report)
         except DamagedDatabase as error:
-            if (trouble := read_trouble(self._view.frames)) is not None:
-                raise StoreTrouble(trouble, f"{UNREADABLE}: {trouble}") from error
+            check_readable(self._view.frames)
             self._report.count(Kind.DATABASES)
             yield [DiscardDatabase(str(error))]
         yield from self._tables.steps()

@@ -62,12 +62,17 @@ class FrameStore:
     @property
     def used_bytes(self) -> int:
         """Bytes that the frames and the database occupy, as of the last call of the writer thread."""
-        return self._database.used_bytes
+        return self.frame_bytes + self.database_bytes
 
     @property
     def frame_bytes(self) -> int:
         """Those of the frames alone."""
         return self._database.frame_bytes
+
+    @property
+    def database_bytes(self) -> int:
+        """Those of the database alone."""
+        return self._database.database_bytes
 
     @property
     def set_aside_count(self) -> int:

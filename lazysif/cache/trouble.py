@@ -18,7 +18,6 @@ class StoreTrouble(Exception):
         self.trouble = trouble
 
 
-UNREADABLE = "the disk does not let the database be read"
 _TROUBLES = {
     sqlite3.SQLITE_FULL: Trouble.FULL,
     sqlite3.SQLITE_READONLY: Trouble.READ_ONLY,
@@ -51,10 +50,10 @@ def judge_os(error: OSError) -> Trouble:
     return Trouble.READ_ONLY if error.errno == errno.EROFS else Trouble.IO
 
 
-def read_trouble(frames: Path) -> Trouble | None:
-    """What the disk does where it does not give the bytes of the database in `frames`, which SQLite may call damage.
+def check_readable(frames: Path) -> None:
+    """Read the database in `frames` through, some 230 bytes a frame, much of it from the page cache.
 
-    It is read whole, some 230 bytes a frame, much of it from the page cache.
+    Raises: StoreTrouble: the disk does not give its bytes, which SQLite may call damage.
     """
     for name in ("cache.db", "cache.db-wal"):
         try:
@@ -62,8 +61,8 @@ def read_trouble(frames: Path) -> Trouble | None:
         except FileNotFoundError:
             pass
         except OSError as error:
-            return judge_os(error)
-    return None
+            trouble = judge_os(error)
+            raise StoreTrouble(trouble, f"the disk does not let the database be read: {trouble}") from error
 
 
 def _read_through(path: Path) -> None:

@@ -159,7 +159,7 @@ def write_batch(
         packed = worth_packing(block.data for block in group)
         frames += [(b.digest, partial(pieces, b.digest, b.data, packed=packed), b.pinned) for b in group]
     incoming_bytes = sum(_stored_bytes(HEADER_BYTES + len(block.data)) for block in batch)
-    if store.used_bytes - store.frame_bytes > limit_bytes // _DATABASE_SHARE:
+    if store.database_bytes > limit_bytes // _DATABASE_SHARE:
         store.shrink()
     plan = plan_room(store, incoming_bytes, limit_bytes=limit_bytes, floor_bytes=floor_bytes)
     evicted = store.evict(plan.free_bytes)
@@ -173,7 +173,7 @@ def plan_room(store: FrameStore, incoming_bytes: int, *, limit_bytes: int, floor
     """See `plan_eviction`, of the store as it is now. Raises: StoreTrouble: the disk does not say."""
     return plan_eviction(
         frame_bytes=store.frame_bytes,
-        database_bytes=store.used_bytes - store.frame_bytes,
+        database_bytes=store.database_bytes,
         limit_bytes=limit_bytes,
         disk_free_bytes=store.free_bytes(),
         floor_bytes=floor_bytes,

@@ -23,7 +23,7 @@ from lazysif.control.address import (
     make_runtime_directory,
     mounted_file,
     upgrade_file,
-    write_whole,
+    write_runtime_file,
 )
 from lazysif.errors import ConfigError, LazysifError, LocalDirectoryError, MountError
 from lazysif.fuse.mountinfo import find_mount
@@ -142,7 +142,7 @@ class Mounted(msgspec.Struct, frozen=True):
     def write(self, mountpoint: str) -> None:
         """Raises: LocalDirectoryError."""
         # names of files that are no UTF-8 go through `json`, and not through msgspec's encoder
-        write_whole(mounted_file(mountpoint), json.dumps(msgspec.to_builtins(self)).encode())
+        write_runtime_file(mounted_file(mountpoint), json.dumps(msgspec.to_builtins(self)).encode())
 
     @classmethod
     def read(cls, mountpoint: str) -> Mounted | None:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from lazysif.cli.mount import daemon_command
-from lazysif.control.address import absolute_mountpoint, socket_path, upgrade_file, write_whole
+from lazysif.control.address import absolute_mountpoint, socket_path, upgrade_file, write_runtime_file
 from lazysif.control.client import fetch_status
 from lazysif.errors import MountError
 
@@ -48,7 +48,7 @@ def hand_over(path: str, order: dict[str, Any]) -> tuple[dict[str, Any], dict[st
     if before is None:
         raise MountError(f"no daemon answers for {path}")
     file = upgrade_file(path)
-    write_whole(file, json.dumps(order).encode())
+    write_runtime_file(file, json.dumps(order).encode())
     try:
         os.kill(int(before["keeper_pid"]), signal.SIGHUP)
         after = _wait_for_another(path, int(before["pid"]))

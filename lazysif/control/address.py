@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from lazysif.errors import LocalDirectoryError, MountError
+from lazysif.whole_file import write_whole
 
 _LONGEST_BYTES = 85
 """Of the runtime directory: the kernel takes 107 for the path of a socket (unix(7)), and `socket_path` adds 22."""
@@ -61,21 +62,13 @@ def mounted_file(mountpoint: str) -> Path:
     return socket_path(mountpoint).with_suffix(".mounted")
 
 
-def write_whole(file: Path, content: bytes) -> None:
-    """Put a file of the runtime directory in its place in one step; only its owner can read it.
+def write_runtime_file(file: Path, content: bytes) -> None:
+    """Put a file of the runtime directory in its place (`write_whole`); only its owner can read it.
 
     Raises: LocalDirectoryError: it cannot be written, and is as it was before.
     """
-    unfinished = file.with_name(f".{file.name}.{os.urandom(8).hex()}")
     try:
-        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(fd, "wb") as opened:
-                opened.write(content)
-            unfinished.replace(file)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
+        write_whole(file, content)
     except OSError as error:
         raise LocalDirectoryError(
             f"{file} cannot be written: {error.strerror}", hint="LAZYSIF_RUNTIME_DIR names another directory"

@@ -7,7 +7,6 @@ against its kind and bound, and the frame has a checksum of its own.
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,6 +16,7 @@ import zstandard
 
 from lazysif.core.trace import MAX_BLOCKS, MAX_PATHS, Trace, TracePath, check
 from lazysif.errors import FormatError
+from lazysif.whole_file import write_whole
 
 SUFFIX = ".lazysif-trace"
 MAX_FILE_BYTES = 1 << 20
@@ -100,13 +100,4 @@ def read_trace(path: Path) -> Trace | None:
 
 def write_trace(path: Path, trace: Trace, *, mode: int = 0o600) -> None:
     """Put a trace in its place in one step. Blocking. Raises: OSError."""
-    content = encode(trace)
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    write_whole(path, encode(trace), mode=mode)
